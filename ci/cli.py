@@ -1,0 +1,305 @@
+"""The command line: assay list, explain, check, identify.
+
+Exit codes: 0 all pass; 1 some kernel fails, errs or is undecided; 2 usage, import or configuration error.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+
+if TYPE_CHECKING:
+    from assay.kernels import Known
+    from assay.properties.judgement import Effort, Examination
+
+
+class _Usage(click.ClickException):
+    """One line, exit code 2."""
+
+    exit_code = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="assay")
+def main() -> None:
+    """Hold numerical kernels against the exact answer."""
+
+
+@main.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(as_json: bool) -> None:
+    """List operators: signature, conventions, and the kernels known here."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from assay.kernels import known_kernels
+    from assay.properties import OPERATORS
+
+    found, left_out = known_kernels()
+    rows = [
+        {
+            "operator": o.name,
+            "signature": _signature(o.definition),
+            "conventions": {name: list(values) for name, values in o.conventions.items()},
+            "forms": list(o.texts),
+            "kernels": [k.name for k in found if k.operator.name == o.name],
+        }
+        for o in OPERATORS.values()
+    ]
+    if as_json:
+        click.echo(json.dumps({"operators": rows, "left_out": left_out}, indent=1))
+        return
+    console = Console(highlight=False)
+    for row in rows:
+        console.print(Text(f"{row['operator']}{row['signature']}", style="bold"))
+        for name, values in row["conventions"].items():
+            console.print(f"  convention {name}: {', '.join(values)}")
+        console.print(f"  forms: {', '.join(row['forms'])}")
+        for kernel in row["kernels"]:
+            console.print(f"  kernel {kernel}", markup=False)
+    for line in left_out:
+        console.print(f"not here: {line}", style="dim", markup=False)
+
+
+@main.command()
+@click.argument("operator")
+def explain(operator: str) -> None:
+    """Explain OPERATOR: formula, axes, conventions, forms, properties, source."""
+    from assay.kernels import UsageError, operator_named
+
+    try:
+        o = operator_named(operator)
+    except UsageError as error:
+        raise _Usage(str(error)) from None
+    lines = [f"{o.name}{_signature(o.definition)}", ""]
+    module = inspect.getmodule(o.definition)
+    for text in (module and inspect.getdoc(module), inspect.getdoc(o.definition)):
+        lines += [*(text or "").splitlines(), ""]
+    lines += ["Inputs:", *(f"  {i.name}[{', '.join(i.axes.split())}]" for i in o.inputs), ""]
+    lines += [
+        "Parameters:",
+        *(f"  {p.name} = {p.default:g}, judged from {p.low:g} to {p.high:g}" for p in o.parameters),
+    ]
+    lines += ["", "Conventions (the first is the default):"]
+    lines += [f"  {name}: {', '.join(values)}" for name, values in o.conventions.items()]
+    lines += ["", "Forms:", *(f"  {name}: {_first_line(text)}" for name, text in o.texts.items())]
+    lines += ["", "Properties:", *(f"  {p.name}: {p.law}" for p in o.properties)]
+    lines += ["", f"Source: {o.source}"] if o.source else []
+    click.echo("\n".join(lines))
+
+
+def _signature(function: Any) -> str:
+    parameters = [
+        p.replace(annotation=inspect.Parameter.empty) for p in inspect.signature(function).parameters.values()
+    ]
+    return str(inspect.Signature(parameters))
+
+
+def _first_line(function: Any) -> str:
+    return (inspect.getdoc(function) or "").partition("\n")[0]
+
+
+def _convention(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    out = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not equals or not value:
+            raise click.BadParameter(f"{item!r}: write NAME=VALUE, for instance layout=interleaved")
+        out[name] = value
+    return out
+
+
+_kernels = click.argument("kernels", nargs=-1, metavar="[OPERATOR=MODULE:FUNCTION]...")
+_shared = (
+    click.option("--quick", is_flag=True, help="Fewer cases, little shrinking."),
+    click.option("--dtype", "dtypes", help="Comma-separated: float32,bfloat16,float16,float64."),
+    click.option("--device", default="cpu", show_default=True, help="The torch device that kernels run on."),
+    click.option("--precision", help="Judge as claiming this precision."),
+    click.option("--form", help="Judge as claiming this form."),
+    click.option("--convention", "conventions", multiple=True, callback=_convention, help="NAME=VALUE, repeatable."),
+    click.option("--examples", type=click.IntRange(1), help="Cases per kernel and dtype."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn cases."),
+)
+
+
+def _options(function: Any) -> Any:
+    for option in reversed(_shared):
+        function = option(function)
+    return function
+
+
+@main.command()
+@_kernels
+@_options
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the results here.")
+def check(kernels: tuple[str, ...], json_path: Path | None, **options: Any) -> None:
+    """Judge kernels; without an argument, every kernel of assay and of the packages installed here, as with --quick.
+
+    MODULE is a dotted name or a path to a .py file; MODULE alone means every function in it that is decorated with
+    @assay.kernel.
+    """
+    from rich.console import Console
+
+    from assay import report
+
+    if json_path is not None and not json_path.resolve().parent.is_dir():
+        raise _Usage(f"there is no folder {json_path.resolve().parent} to write {json_path.name} into")
+    found, left_out, effort = _configured(kernels, options)
+    console = Console(highlight=False)
+    judged = []
+    interrupted = False
+    try:
+        for kernel, examination in _examined(found, effort, options):
+            judged.append((kernel, examination))
+    except KeyboardInterrupt:
+        interrupted = True
+    report.print_table(console, judged)
+    report.print_failures(console, judged)
+    for line in left_out:
+        console.print(f"not judged: {line}", style="dim", markup=False)
+    if json_path is not None:
+        report.write_json(json_path, report.as_json(judged, left_out))
+    if interrupted:
+        raise _Usage(f"interrupted: {len(judged)} kernel and dtype pairs were judged, the rest were not")
+    if not judged:
+        raise _Usage("there was nothing to judge: no kernel supports the dtypes asked for")
+    if any(e.verdict != "pass" for _, e in judged):
+        sys.exit(1)
+
+
+@main.command()
+@_kernels
+@_options
+def identify(kernels: tuple[str, ...], **options: Any) -> None:
+    """Tell which conventions, form and precision a kernel follows."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from assay.properties.judgement import identify as identified
+
+    if not kernels:
+        raise _Usage("name a kernel: assay identify OPERATOR=MODULE:FUNCTION")
+    found, _, effort = _configured(kernels, options)
+    table = Table(box=None, pad_edge=False)
+    for column in ("kernel", "dtype", "conventions", "form", "precision", "headroom"):
+        table.add_column(column, overflow="fold")
+    unknown = False
+    for kernel in found:
+        for dtype in _dtypes(kernel, options["dtypes"]):
+            answer = identified(kernel.operator, _subject(kernel, options["device"]), dtype, effort)
+            unknown = unknown or answer is None
+            if answer is None:
+                cells = ["none of the published ones", "", "", ""]
+            else:
+                conventions, inferred = answer
+                told = ", ".join(f"{n}={v}" for n, v in conventions.items())
+                cells = [told, inferred.form, inferred.precision, f"{inferred.headroom:.3g}"]
+            table.add_row(*(Text(c) for c in (kernel.name, dtype, *cells)))
+    Console(highlight=False).print(table)
+    if unknown:
+        sys.exit(1)
+
+
+def _configured(kernels: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Known], list[str], Effort]:
+    """Kernels with the claims asked for, and how hard to look. Raises: _Usage in one line."""
+    from dataclasses import replace
+
+    from assay.kernels import UsageError, chosen
+    from assay.properties.judgement import QUICK, Effort
+    from assay.reference.arithmetic.precision import PRECISIONS
+
+    try:
+        found, left_out = chosen(kernels)
+    except UsageError as error:
+        raise _Usage(str(error)) from None
+    if options["precision"] and options["precision"] not in PRECISIONS:
+        raise _Usage(f"there is no precision {options['precision']!r}; there are {', '.join(PRECISIONS)}")
+    for kernel in found:
+        if options["form"] and options["form"] not in kernel.operator.texts:
+            forms = ", ".join(kernel.operator.texts)
+            raise _Usage(f"{kernel.operator.name} has no form {options['form']!r}; it has {forms}")
+        for name, value in options["conventions"].items():
+            values = kernel.operator.conventions.get(name, ())
+            if value not in values:
+                there = "; ".join(f"{n}={'|'.join(v)}" for n, v in kernel.operator.conventions.items()) or "none"
+                raise _Usage(f"{kernel.operator.name} has no convention {name}={value}; it has {there}")
+    found = [
+        k.claiming(precision=options["precision"], form=options["form"], conventions=options["conventions"])
+        for k in found
+    ]
+    effort = replace(QUICK if options["quick"] or not kernels else Effort(), seed=options["seed"])
+    if options["examples"]:
+        effort = replace(effort, examples=options["examples"])
+    return found, left_out, effort
+
+
+def _dtypes(kernel: Known, asked: str | None) -> list[str]:
+    """The dtypes to judge a kernel in: those asked for, of those that it claims."""
+    from assay.properties.drawing import DTYPES
+
+    if asked is None:
+        return list(kernel.claims.dtypes)
+    names = [name.strip() for name in asked.split(",") if name.strip()]
+    for name in names:
+        if name not in DTYPES:
+            raise _Usage(f"there is no dtype {name!r}; there are {', '.join(DTYPES)}")
+    return [name for name in names if name in kernel.claims.dtypes or name == "float64"]
+
+
+def _subject(kernel: Known, device: str) -> Any:
+    from assay.kernels import keywords
+    from assay.runner import TorchSubject
+
+    return TorchSubject(kernel.name, kernel.function, kernel.claims, keywords(kernel.operator), device=device)
+
+
+def _examined(found: list[Known], effort: Effort, options: dict[str, Any]) -> Iterable[tuple[Known, Examination]]:
+    """Judge one kernel and dtype after the other, showing progress."""
+    from dataclasses import replace
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from assay.properties.judgement import examine
+    from assay.runner import one_line
+
+    work = [(kernel, dtype) for kernel in found for dtype in _dtypes(kernel, options["dtypes"])]
+    console = Console(stderr=True, highlight=False)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("cases, headroom {task.fields[headroom]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        for done, (kernel, dtype) in enumerate(work, 1):
+            # Triton's interpreter costs about a millisecond per program.
+            mine = replace(effort, examples=max(1, effort.examples * 5 // 8)) if kernel.claims.interpreted else effort
+            label = f"{done}/{len(work)} {kernel.name} {dtype}"
+            if not console.is_terminal and len(work) > 1:
+                console.print(label, markup=False)
+            task = progress.add_task(label, total=mine.examples, headroom="0")
+
+            def show(cases: int, headroom: float, task: Any = task) -> None:
+                progress.update(task, completed=cases, headroom=f"{headroom:.3g}")
+
+            subject = _subject(kernel, options["device"])
+            claimed = dict(kernel.claims.conventions)
+            try:
+                yield kernel, examine(kernel.operator, subject, dtype, conventions=claimed, effort=mine, progress=show)
+            except (ArithmeticError, TypeError, ValueError) as error:
+                raise _Usage(
+                    f"the definition of {kernel.operator.name} cannot be evaluated: "
+                    f"{type(error).__name__}: {one_line(error)}"
+                ) from error
+            finally:
+                progress.remove_task(task)

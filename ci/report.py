@@ -1,0 +1,118 @@
+"""What a run found, for people (a table) and for programs (JSON)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from assay.kernels import Known
+from assay.properties.judgement import Examination
+
+
+STYLES = {"pass": "green", "fail": "red", "error": "red", "undecided": "yellow", "skipped": "dim"}
+Judged = tuple[Known, Examination]
+
+
+def print_table(console: Console, judged: Sequence[Judged]) -> None:
+    """One row per kernel and dtype."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("kernel", "dtype", "verdict", "headroom"):
+        table.add_column(column, overflow="fold", no_wrap=column != "kernel")
+    table.add_column("follows", overflow="fold")
+    table.add_column("fails", overflow="fold")
+    for kernel, found in judged:
+        failing = [r.property for r in found.results if r.verdict in ("fail", "error", "undecided")]
+        more = f" +{len(failing) - 1}" if len(failing) > 1 else ""
+        table.add_row(
+            Text(kernel.name.rpartition("/")[2]),
+            Text(found.dtype),
+            Text(found.verdict, style=STYLES[found.verdict]),
+            Text(number(found.headroom) if found.verdict not in ("error", "skipped") else ""),
+            Text(str(found.inferred) if found.inferred else ""),
+            Text(failing[0] + more if failing else ""),
+        )
+    console.print(table)
+
+
+def print_failures(console: Console, judged: Sequence[Judged]) -> None:
+    """For each kernel that does not pass: what it looks like first, then the smallest case that shows it."""
+    for kernel, found in judged:
+        bad = [r for r in found.results if r.verdict in ("fail", "error", "undecided")]
+        if not bad and found.verdict == "skipped":
+            reason = next((r.message for r in found.results if r.message), "")
+            console.print(Text(f"\n{kernel.name} {found.dtype}: not judged: {reason}"))
+        if not bad:
+            continue
+        console.print(Text(f"\n{kernel.name} {found.dtype}", style="bold"))
+        told = bad[0].diagnosis
+        for finding in told:
+            console.print(Text(f"  diagnosis: {finding.text}", style="bold yellow"))
+        first, *others = bad
+        console.print(Text(f"  {first.property}: {first.message}"))
+        if first.counterexample:
+            console.print(Text(f"    in {first.counterexample}"))
+        if others:
+            console.print(Text(f"  also: {', '.join(r.property for r in others)}"))
+
+
+def number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "inf" if math.isinf(value) else f"{value:.3g}"
+
+
+def as_json(judged: Sequence[Judged], left_out: Sequence[str]) -> dict[str, Any]:
+    """Per kernel, dtype and property: verdict, headroom, cases, seconds, inference, diagnosis."""
+    kernels = []
+    for kernel, found in judged:
+        for result in found.results:
+            kernels.append(
+                {
+                    "operator": kernel.operator.name,
+                    "kernel": kernel.name,
+                    "versions": kernel.versions,
+                    "dtype": found.dtype,
+                    "property": result.property,
+                    "verdict": result.verdict,
+                    "headroom": _finite(result.headroom),
+                    "cases": result.cases,
+                    "seconds": round(result.seconds, 6),
+                    "message": result.message,
+                    "form": found.inferred.form if found.inferred else None,
+                    "precision": found.inferred.precision if found.inferred else None,
+                    "not_covered": list(found.not_covered),
+                    "diagnosis": [asdict(f) for f in result.diagnosis],
+                    "counterexample": result.counterexample or None,
+                }
+            )
+    return {
+        "assay": metadata.version("assay"),
+        "python": platform.python_version(),
+        "torch": metadata.version("torch"),
+        "machine": platform.machine(),
+        "left_out": list(left_out),
+        "results": kernels,
+    }
+
+
+def _finite(value: float | None) -> float | str | None:
+    """JSON has no infinity."""
+    return "inf" if value is not None and not math.isfinite(value) else value
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write beside the file and rename, so that a run that is killed leaves the old file whole."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(beside, path)

@@ -1,0 +1,68 @@
+"""What several packages want as inputs: exactly four axes, an integer offset, a table of cosines and sines."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    import torch
+
+
+LONGEST_TABLE = 131072
+"""Rows of the longest table that an adapter builds; who needs positions beyond it does not tabulate them."""
+
+
+def four_axes(x: torch.Tensor) -> torch.Tensor:
+    """x[..., t, d] as [b, h, t, d]: a view wherever one exists, so that an in-place kernel is seen to be one."""
+    return x[(None,) * (4 - x.ndim)] if x.ndim <= 4 else x.flatten(0, x.ndim - 4)
+
+
+def offset(position: torch.Tensor) -> int:
+    """The one number that positions offset, offset + 1, ... amount to.
+
+    Raises: NotImplementedError where positions are not contiguous.
+    """
+    start = int(position[0]) if position.numel() else 0
+    if position.tolist() != list(range(start, start + position.numel())):
+        raise NotImplementedError("takes an offset, so positions must be contiguous")
+    return start
+
+
+def table_rows(position: torch.Tensor, *, least: int, most: int = LONGEST_TABLE) -> int:
+    """How long a user would make the table: the package's default, doubled until the positions fit.
+
+    Raises: NotImplementedError where a position is negative or beyond the longest table.
+    """
+    if position.numel() and (int(position.min()) < 0 or int(position.max()) >= most):
+        raise NotImplementedError(f"reads a table, so positions must lie in 0..{most - 1}")
+    rows = least
+    while position.numel() and rows <= int(position.max()):
+        rows *= 2
+    return rows
+
+
+def cosines_and_sines(position: torch.Tensor, r: int, base: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin of position[t] * base**(-2j/r), [t, r/2] in float64, for kernels that leave them to their user."""
+    import torch
+
+    exponent = torch.arange(0, r, 2, dtype=torch.float64, device=position.device) / r
+    angle = position[:, None] * float(base) ** -exponent
+    return angle.cos(), angle.sin()
+
+
+@lru_cache(maxsize=4)
+def table(rows: int, r: int, base: float, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same for every position 0..rows-1, in `dtype`."""
+    import torch
+
+    cos, sin = cosines_and_sines(torch.arange(rows), r, base)
+    return cos.to(dtype), sin.to(dtype)
+
+
+def runs_triton(x: torch.Tensor) -> None:
+    """Raises: NotImplementedError where a Triton kernel could not run on x."""
+    if x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET", "0").lower() not in ("1", "true", "on", "yes"):
+        raise NotImplementedError("needs a GPU, or TRITON_INTERPRET=1")

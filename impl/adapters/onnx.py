@@ -1,0 +1,83 @@
+"""onnx: the reference evaluator of the standard's RotaryEmbedding (opset 23), in NumPy.
+
+The operator takes `cos_cache` and `sin_cache` from its user, in the type of the input, and gathers their rows by
+`position_ids`. Here they are computed in float64 and cast. Attributes: `interleaved`, `rotary_embedding_dim`.
+Types: float, float16 and bfloat16, as the standard lists them.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from assay.impl.adapters._inputs import four_axes, table, table_rows
+from assay.impl.kernel import kernel
+
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+def model(dtype: str, *, interleaved: bool, rotary_dim: int) -> Any:
+    """One node, X, cos_cache, sin_cache, position_ids -> Y; rotary_dim 0 rotates every channel."""
+    from onnx import TensorProto, helper
+
+    kind = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}[dtype]
+    names = ["X", "cos_cache", "sin_cache", "position_ids"]
+    attributes = {"interleaved": int(interleaved), "rotary_embedding_dim": rotary_dim}
+    node = helper.make_node("RotaryEmbedding", names, ["Y"], **attributes)
+    axes = [["b", "h", "t", "d"], ["rows", "pairs"], ["rows", "pairs"], ["b", "t"]]
+    kinds = [kind, kind, kind, TensorProto.INT64]
+    inputs = [helper.make_tensor_value_info(*three) for three in zip(names, kinds, axes, strict=True)]
+    graph = helper.make_graph([node], "rope", inputs, [helper.make_tensor_value_info("Y", kind, axes[0])])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+
+
+def feeds(
+    x: torch.Tensor, position: torch.Tensor, base: float, rotary_dim: int | None
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The four inputs as NumPy arrays."""
+    q = four_axes(x)
+    cos, sin = table(table_rows(position, least=2048), rotary_dim or x.shape[-1], base, x.dtype)
+    ids = position.expand(q.shape[0], -1).contiguous()
+    named = {"X": q, "cos_cache": cos, "sin_cache": sin}
+    return {name: _array(tensor) for name, tensor in named.items()} | {"position_ids": ids.numpy()}
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    """A bfloat16 tensor goes through its bits: NumPy knows the format only by ml_dtypes."""
+    import torch
+
+    tensor = tensor.detach()
+    if tensor.dtype != torch.bfloat16:
+        return tensor.numpy()
+    import ml_dtypes
+
+    return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+
+
+@lru_cache(maxsize=32)
+def _evaluator(dtype: str, interleaved: bool, rotary_dim: int) -> Any:
+    from onnx.reference import ReferenceEvaluator
+
+    return ReferenceEvaluator(model(dtype, interleaved=interleaved, rotary_dim=rotary_dim))
+
+
+@kernel("rope", dtypes=("float32", "bfloat16", "float16"), requires=("onnx",), backward="none")
+def reference_evaluator(
+    x: torch.Tensor,
+    position: torch.Tensor,
+    *,
+    base: float = 10000.0,
+    layout: str = "half",
+    rotary_dim: int | None = None,
+) -> torch.Tensor:
+    """Rounds to the type of the input after every operation, as NumPy does."""
+    import torch
+
+    evaluator = _evaluator(str(x.dtype).removeprefix("torch."), layout == "interleaved", rotary_dim or 0)
+    (y,) = evaluator.run(None, feeds(x, position, base, rotary_dim))
+    if x.dtype == torch.bfloat16:
+        y = y.view("int16")
+    return torch.from_numpy(y).view(x.dtype).reshape(x.shape)

@@ -1,0 +1,45 @@
+"""x-transformers: `RotaryEmbedding(dim, base=)` gives the angles of any positions, `apply_rotary_pos_emb` rotates.
+
+The module is built once and kept in float32. `scale`, which the package uses for xPos, multiplies cos and sin. The
+leading channels are rotated ("partial rotary embeddings"). Layout: interleaved.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from assay.impl.adapters._inputs import four_axes
+from assay.impl.kernel import kernel
+
+
+if TYPE_CHECKING:
+    import torch
+
+
+@lru_cache(maxsize=32)
+def _module(dim: int, base: float, device: torch.device) -> Any:
+    from x_transformers.x_transformers import RotaryEmbedding
+
+    return RotaryEmbedding(dim, base=base).to(device)
+
+
+@kernel(
+    "rope",
+    conventions={"layout": "interleaved"},
+    dtypes=("float64", "float32", "bfloat16", "float16"),
+    requires=("x-transformers",),
+)
+def apply_rotary_pos_emb(
+    x: torch.Tensor,
+    position: torch.Tensor,
+    *,
+    base: float = 10000.0,
+    rotary_dim: int | None = None,
+    attention_factor: float = 1.0,
+) -> torch.Tensor:
+    """As `AttentionLayers` rotates: angles from positions, then the query."""
+    from x_transformers.x_transformers import apply_rotary_pos_emb as apply
+
+    angles, scale = _module(rotary_dim or x.shape[-1], base, x.device)(position)
+    return apply(four_axes(x), angles, scale * attention_factor).reshape(x.shape)  # type: ignore[no-any-return]

@@ -1,0 +1,131 @@
+"""The contract of an operator: what it is, what it takes, and what every right kernel of it satisfies.
+
+A contract needs a name, a definition and inputs; the oracle, the bound, the gradients, the diagnosis and the null
+kernels follow from those. Everything here is data: frozen dataclasses, tuples and functions, in one literal table per
+operator. `properties/__init__.py` lists the contracts of assay itself; a user's own stand in the user's file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from assay.properties.trial import Trial
+    from assay.reference.arithmetic.array import Array
+
+
+Definition = Callable[..., Any]
+Sizes = Mapping[str, int]
+"""The length of each axis, by its letter."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A floating-point array that takes gradients. `axes` are letters of the one alphabet, "b h t d"."""
+
+    name: str
+    axes: str
+    even: str = ""
+    """The axes of even length."""
+
+
+@dataclass(frozen=True)
+class Integers:
+    """An array of integers, such as positions."""
+
+    name: str
+    axes: str
+    low: int = -(2**31)
+    high: int = 2**31
+
+
+@dataclass(frozen=True)
+class Real:
+    """A real parameter, a keyword of the definition. Drawn between low and high, uniformly."""
+
+    name: str
+    default: float
+    low: float
+    high: float
+
+    def draw(self, random: np.random.Generator) -> float:
+        return float(random.uniform(self.low, self.high))
+
+
+@dataclass(frozen=True)
+class Positive(Real):
+    """A positive parameter: a scale or an eps. Drawn uniformly in its logarithm."""
+
+    def draw(self, random: np.random.Generator) -> float:
+        import numpy as np
+
+        return float(np.exp(random.uniform(np.log(self.low), np.log(self.high))))
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a contract's `structure` adds to a case: keywords, and the axes of inputs that take another shape."""
+
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    axes: Mapping[str, str] = field(default_factory=dict)
+    sizes: Sizes = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Property:
+    """One thing that every right kernel satisfies.
+
+    `residual` receives a trial and returns an array that must be zero to within the error that it carries, or None
+    where the case is outside the property's domain. It calls the kernel through `trial.call`, whose outputs carry the
+    derived bound, and computes on in running-error arithmetic: so the tolerance of an identity is derived too.
+    """
+
+    name: str
+    law: str
+    """The law, as a formula that a person reads."""
+    residual: Callable[[Trial], Array | None]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A function that the suite knows."""
+
+    name: str
+    definition: Definition
+    inputs: tuple[Tensor | Integers, ...]
+    parameters: tuple[Real, ...] = ()
+    conventions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Keywords on which honest codebases differ, with their values; the first is the default."""
+    forms: Mapping[str, Definition] = field(default_factory=dict)
+    """Other texts of the same function, by name. Without any, the definition's own text is the one form."""
+    slips: Mapping[str, Definition] = field(default_factory=dict)
+    """Named mistakes, each a definition of what a kernel that makes it computes."""
+    properties: tuple[Property, ...] = ()
+    structure: Callable[[Callable[[Any], Any], Sizes, Callable[[str], bool]], Structure] | None = None
+    """Draws keywords that depend on sizes: (draw, sizes, supports keyword?) -> Structure."""
+    source: str = ""
+    """Paper and equation."""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"an operator's name must be an identifier, not {self.name!r}")
+        if not any(isinstance(i, Tensor) for i in self.inputs):
+            raise ValueError(f"operator {self.name}: at least one input must be a Tensor")
+        names = [i.name for i in self.inputs] + [p.name for p in self.parameters] + list(self.conventions)
+        if len(set(names)) < len(names):
+            raise ValueError(f"operator {self.name}: two arguments have the same name")
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The inputs that take gradients."""
+        return tuple(i.name for i in self.inputs if isinstance(i, Tensor))
+
+    @property
+    def texts(self) -> Mapping[str, Definition]:
+        """The forms that a kernel may follow."""
+        return self.forms or {"definition": self.definition}

@@ -1,0 +1,352 @@
+"""Judging one kernel in one dtype: draw cases, try every demand on them, shrink what fails, and say what it is.
+
+A demand is believed only where it could have failed: in each case the null kernels (zeros, a copy of the input, the
+mean of the right answer, a stale answer) are held to the same bound, and the case counts if all of them are rejected. A
+run in which too few cases count is undecided, not passed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Literal
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, seed, settings, target
+
+from assay.properties.contract import Operator
+from assay.properties.diagnosis import Finding, Inferred, agrees, diagnose, infer
+from assay.properties.drawing import Case, Values, cases
+from assay.properties.robustness import AGREEMENT, Check, checks
+from assay.properties.trial import KernelError, NotCovered, Subject, Trial, Violation, outside
+
+
+Verdict = Literal["pass", "fail", "error", "undecided", "skipped"]
+
+COUNTED = 20
+"""Cases in which every null kernel must have been rejected, for a run to mean anything."""
+ROUNDS = 4
+"""At most this many times as many cases are drawn, where too few have counted so far."""
+KEPT = 16
+"""Trials kept for inference and diagnosis."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard to look."""
+
+    examples: int = 64
+    seed: int = 0
+    shrink_seconds: float = 6.0
+    """At most this long is spent on making failing cases smaller: half of what is left for each."""
+    shares: int = 2
+    """How many of the contract's own properties are tried on each case; they take turns."""
+
+
+QUICK = Effort(examples=40, shrink_seconds=1.0)
+
+
+@dataclass
+class Result:
+    """The verdict of one kernel on one property in one dtype."""
+
+    property: str
+    verdict: Verdict
+    cases: int = 0
+    headroom: float | None = None
+    """max |error| / bound over the cases; None for properties without a bound of their own."""
+    seconds: float = 0.0
+    message: str = ""
+    """Why it failed, erred or was not judged, in one line."""
+    counterexample: str = ""
+    """The shrunk case, in one line."""
+    diagnosis: list[Finding] = field(default_factory=list)
+
+
+@dataclass
+class Examination:
+    """Everything that is known of one kernel in one dtype after a run."""
+
+    kernel: str
+    dtype: str
+    results: list[Result]
+    inferred: Inferred | None = None
+    not_covered: tuple[str, ...] = ()
+    """Keywords and convention values that the kernel does not have."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of its results."""
+        found = {r.verdict for r in self.results}
+        for verdict in ("error", "fail", "undecided", "pass"):
+            if verdict in found:
+                return verdict  # type: ignore[return-value]
+        return "skipped"
+
+    @property
+    def headroom(self) -> float | None:
+        return next((r.headroom for r in self.results if r.property == AGREEMENT.name), None)
+
+
+Progress = Callable[[int, float], None]
+"""Called after each case with the number of cases so far and the headroom so far."""
+
+
+def examine(
+    operator: Operator,
+    subject: Subject,
+    dtype: str,
+    *,
+    conventions: Mapping[str, str] | None = None,
+    effort: Effort = Effort(),
+    only: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> Examination:
+    """Judge a kernel. `conventions`: those that it claims to follow; `only`: the names of the properties to try."""
+    demands = [c for c in checks(operator) if only is None or c.name in only]
+    judged, uncovered = _conventions(operator, subject, dict(conventions or {}))
+    run = _Run(operator, subject, dtype, judged, effort, demands, progress)
+    run.collect()
+    results = [run.result(check) for check in demands]
+    inferred = infer(operator, run.kept) if run.kept else None
+    if any(r.verdict == "fail" for r in results):
+        findings = diagnose(operator, run.kept, inferred)
+        for r in results:
+            if r.verdict == "fail":
+                r.diagnosis = findings
+    uncovered = (*uncovered, *(p.name for p in operator.parameters if not subject.supports(p.name)))
+    return Examination(subject.name, dtype, results, inferred, tuple(dict.fromkeys(uncovered)))
+
+
+def identify(
+    operator: Operator, subject: Subject, dtype: str, effort: Effort
+) -> tuple[dict[str, str], Inferred] | None:
+    """The conventions, form and precision that a kernel follows, whatever it claims; None if it follows no published
+    ones. A convention for which the kernel has a keyword is the caller's choice and is not named."""
+    fixed = {n: v for n, v in operator.conventions.items() if not subject.supports(n)}
+    judged = {n: v[:1] for n, v in operator.conventions.items()}
+    run = _Run(operator, subject, dtype, judged, effort, (AGREEMENT,), None)
+    run.collect()
+    found = []
+    for values in product(*fixed.values()):
+        conventions = dict(zip(fixed, values, strict=True))
+        inferred = agrees(operator, run.kept, conventions)
+        if inferred is not None:
+            found.append((conventions, inferred))
+    return found[0] if found else None
+
+
+@dataclass
+class _Tally:
+    """What happened to one demand during a run."""
+
+    cases: int = 0
+    headroom: float = 0.0
+    seconds: float = 0.0
+    failed: Case | None = None
+    message: str = ""
+    round: int = 0
+    broken: bool = False
+    """The kernel raised, as against returned something wrong."""
+
+
+class _Run:
+    """One pass over the drawn cases, then a shrinking pass for each demand that was broken."""
+
+    def __init__(
+        self,
+        operator: Operator,
+        subject: Subject,
+        dtype: str,
+        conventions: Mapping[str, tuple[str, ...]],
+        effort: Effort,
+        demands: Sequence[Check],
+        progress: Progress | None,
+    ) -> None:
+        self.operator = operator
+        self.subject = subject
+        self.dtype = dtype
+        self.effort = effort
+        self.demands = demands
+        self.progress = progress
+        self.strategy = cases(operator, dtype, subject.supports, conventions)
+        self.tallies = {check.name: _Tally() for check in demands}
+        self.kept: list[Trial] = []
+        self.seen = 0
+        self.round = 0
+        self.left = effort.shrink_seconds
+        self.counted = 0
+        self.refusal = ""
+        self._stale: dict[tuple[int, ...], Values] = {}
+
+    def collect(self) -> None:
+        """Try every demand on every case, going on after failures."""
+
+        def one(case: Case) -> None:
+            trial = Trial(self.operator, self.subject, case)
+            turn = self.seen * self.effort.shares
+            self.seen += 1
+            own = self.demands[len(self.demands) - len(self.operator.properties) :] if self.operator.properties else ()
+            mine = {own[(turn + k) % len(own)].name for k in range(self.effort.shares)} if own else set()
+            for check in self.demands:
+                if check in own and check.name not in mine:
+                    continue
+                if not self._attempt(check, trial):
+                    break
+            if trial._answers:
+                self._count(trial)
+                if len(self.kept) < KEPT or (trial.headroom > 1 and len(self.kept) < 2 * KEPT):
+                    self.kept.append(trial)
+            target(min(trial.headroom, 1e300), label="headroom")
+            if self.progress is not None:
+                self.progress(self.seen, max((t.headroom for t in self.tallies.values()), default=0.0))
+
+        for self.round in range(ROUNDS):
+            self._drawn(one, self.round, (Phase.generate, Phase.target))
+            if self.counted >= COUNTED or not self.seen or self._failed():
+                break
+
+    def _failed(self) -> bool:
+        return any(t.failed is not None for t in self.tallies.values())
+
+    def _attempt(self, check: Check, trial: Trial) -> bool:
+        """One demand on one case. False if the kernel does not cover the case at all."""
+        tally = self.tallies[check.name]
+        started = time.perf_counter()
+        trial.headroom = 0.0 if check.differentiates or check is AGREEMENT else trial.headroom
+        try:
+            if check.holds(trial):
+                tally.cases += 1
+        except NotCovered as refusal:
+            self.refusal = str(refusal)
+            # Where the case itself is refused, nothing is judged; a property may ask for more than a case does.
+            return check is not AGREEMENT
+        except Violation as violation:
+            tally.cases += 1
+            if violation.miss is not None and violation.miss.bound:
+                ratio = abs(violation.miss.got - violation.miss.exact) / violation.miss.bound
+                trial.headroom = max(trial.headroom, ratio if ratio == ratio else np.inf)
+            elif violation.miss is not None:
+                trial.headroom = np.inf
+            if tally.failed is None:
+                tally.failed, tally.message, tally.round = trial.case, str(violation), self.round
+        except KernelError as error:
+            tally.cases += 1
+            if tally.failed is None:
+                tally.failed, tally.message, tally.round = trial.case, str(error), self.round
+                tally.broken = True
+        finally:
+            tally.seconds += time.perf_counter() - started
+        tally.headroom = max(tally.headroom, trial.headroom)
+        return True
+
+    def _count(self, trial: Trial) -> None:
+        """Does the bound reject every null kernel here?"""
+        exact, bound = trial.exact[0], trial.bound[0]
+        first = trial.case.arguments[self.operator.tensors[0]]
+        dtype = first.dtype
+        with np.errstate(all="ignore"):
+            mean = np.full(exact.shape, exact.midpoint.mean() if exact.midpoint.size else 0).astype(dtype)
+        nulls = [np.zeros(exact.shape, dtype), mean]
+        if first.shape == exact.shape and trial.case.regime != "zeros":
+            nulls.append(first)
+        stale = self._stale.get(exact.shape)
+        if stale is not None:
+            nulls.append(stale)
+        self._stale[exact.shape] = trial.answer().outputs[0]
+        self.counted += all(bool(outside(null, exact, bound, self.dtype)[0].any()) for null in nulls)
+
+    def result(self, check: Check) -> Result:
+        tally = self.tallies[check.name]
+        headroom = tally.headroom if check is AGREEMENT or check.differentiates else None
+        out = Result(check.name, "pass", tally.cases, headroom, tally.seconds)
+        if tally.failed is not None:
+            case, message = self._shrunk(check, tally)
+            out.verdict = "error" if tally.broken else "fail"
+            out.message, out.counterexample = message, case.shapes()
+        elif not tally.cases:
+            out.verdict = "skipped"
+            out.message = self.refusal or "no case was in its domain"
+            if check.differentiates and not self.subject.differentiable:
+                out.message = "the kernel claims no backward"
+            if check is AGREEMENT:
+                out.message = self.refusal or out.message
+        elif check is AGREEMENT and self.counted < COUNTED:
+            out.verdict = "undecided"
+            out.message = f"the null kernels were rejected in only {self.counted} of {self.seen} cases"
+        return out
+
+    def _shrunk(self, check: Check, tally: _Tally) -> tuple[Case, str]:
+        """A smaller case that fails in the same way, as far as the time allows."""
+        assert tally.failed is not None
+        smallest: tuple[Case, str] = (tally.failed, tally.message)
+        started = time.perf_counter()
+        deadline = started + self.left / 2
+        kind = KernelError if tally.broken else Violation
+
+        class Found(Exception):
+            pass
+
+        known: dict[str, bool] = {}
+
+        def fails(case: Case) -> bool:
+            nonlocal smallest
+            try:
+                check.holds(Trial(self.operator, self.subject, case))
+            except (Violation, KernelError) as found:
+                if isinstance(found, kind):
+                    smallest = (case, str(found))
+                    return True
+            except NotCovered:
+                pass
+            return False
+
+        def one(case: Case) -> None:
+            key = repr((case.shapes(), case.seed, [a.tobytes() for a in _arrays(case)]))
+            if key not in known:
+                # Once the time is over, what is not known to fail passes, and the search ends with what it has.
+                known[key] = time.perf_counter() < deadline and fails(case)
+            if known[key]:
+                raise Found
+
+        with suppress(Found):
+            self._drawn(one, tally.round, (Phase.generate, Phase.shrink))
+        self.left -= time.perf_counter() - started
+        return smallest
+
+    def _drawn(self, one: Callable[[Case], None], number: int, phases: Sequence[Phase]) -> None:
+        """Cases of one round; the same round draws the same cases."""
+        configured = settings(
+            max_examples=self.effort.examples,
+            database=None,
+            deadline=None,
+            phases=phases,
+            suppress_health_check=list(HealthCheck),
+            report_multiple_bugs=False,
+            print_blob=False,
+        )
+        seed(self.effort.seed + (number << 32))(configured(given(self.strategy)(one)))()
+
+
+def _arrays(case: Case) -> list[Values]:
+    return [v for v in case.arguments.values() if isinstance(v, np.ndarray)]
+
+
+def _conventions(
+    operator: Operator, subject: Subject, claimed: Mapping[str, str]
+) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """Under which values of each convention a kernel is judged, and what it leaves uncovered."""
+    judged: dict[str, tuple[str, ...]] = {}
+    uncovered: list[str] = []
+    for name, values in operator.conventions.items():
+        if name in claimed:
+            judged[name] = (claimed[name],)
+        elif subject.supports(name):
+            judged[name] = values
+        else:
+            judged[name] = values[:1]
+        uncovered += [f"{name}={value}" for value in values if value not in judged[name]]
+    return judged, tuple(uncovered)

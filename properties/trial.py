@@ -1,0 +1,306 @@
+"""A trial: one case and one kernel. Here the kernel is called, its answer compared, and the bound derived.
+
+A kernel is seen through one narrow interface, `Subject`: NumPy arrays go in, NumPy arrays come out. Whoever runs it (in
+this process or another, on a CPU or a GPU) is no business of this room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from assay.properties.contract import Definition, Operator
+from assay.properties.drawing import DTYPES, Case, Values
+from assay.reference.arithmetic.array import Array
+from assay.reference.arithmetic.bounded import Bounded
+from assay.reference.arithmetic.oracle import Arguments, Enclosure, differentiate, evaluate, gradient_oracle, oracle
+from assay.reference.arithmetic.precision import EXTENDED, FORMATS, PRECISIONS, Format, Precision, natural
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a kernel returned, as NumPy arrays."""
+
+    outputs: tuple[Values, ...]
+    gradients: Mapping[str, Values] = field(default_factory=dict)
+    touched: tuple[str, ...] = ()
+    """The inputs that were found changed after the call."""
+
+
+class Subject(Protocol):
+    """A kernel under judgement, as the judge sees it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def form(self) -> str | None: ...
+
+    @property
+    def precision(self) -> str | None: ...
+
+    @property
+    def differentiable(self) -> bool: ...
+
+    def supports(self, keyword: str) -> bool: ...
+
+    def __call__(self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str]) -> Answer:
+        """Run it. With cotangents, also return the gradients for the arguments named in `by`.
+
+        Raises: NotCovered where the kernel does not support the arguments; KernelError for anything that it raised.
+        """
+        ...
+
+
+class NotCovered(Exception):
+    """The kernel said (NotImplementedError) that it does not support these arguments."""
+
+
+class KernelError(Exception):
+    """The kernel raised an exception: its type and message in one line."""
+
+
+@dataclass(frozen=True)
+class Miss:
+    """The element that is furthest outside its bound."""
+
+    what: str
+    """Which array: `output`, `gradient of x`."""
+    index: tuple[int, ...]
+    exact: float
+    got: float
+    bound: float
+    wrong: int
+    """How many elements are outside their bounds, of `size`."""
+    size: int
+
+    def __str__(self) -> str:
+        where = ", ".join(map(str, self.index))
+        return (
+            f"{self.what}[{where}] is {self.got:.9g}, exact {self.exact:.9g}: "
+            f"off by {abs(self.got - self.exact):.3g}, bound {self.bound:.3g} "
+            f"({self.wrong} of {self.size} elements are outside)"
+        )
+
+
+class Violation(Exception):
+    """The kernel breaks its contract; the message says how, in one line."""
+
+    def __init__(self, message: str, miss: Miss | None = None) -> None:
+        super().__init__(message)
+        self.miss = miss
+
+
+@cache
+def bounded(precision: str) -> Bounded:
+    return Bounded(PRECISIONS[precision])
+
+
+JUDGE = Bounded(Precision("judge", "extended precision: what the judge itself computes in", EXTENDED))
+
+
+class Trial:
+    """One case x one kernel. Everything is computed when first asked for, and once."""
+
+    def __init__(self, operator: Operator, subject: Subject, case: Case) -> None:
+        self.operator = operator
+        self.subject = subject
+        self.case = case
+        self.headroom = 0.0
+        """The largest |error| / bound seen so far in this trial."""
+        self._answers: dict[bool, Answer] = {}
+
+    @property
+    def precision(self) -> str:
+        return self.subject.precision or natural(self.case.dtype).name
+
+    @property
+    def forms(self) -> Mapping[str, Definition]:
+        """The form that the kernel claims; all of them, if it claims none."""
+        claimed = self.subject.form
+        return self.operator.texts if claimed is None else {claimed: self.operator.texts[claimed]}
+
+    # The kernel --------------------------------------------------------------------------------------------------
+
+    def answer(self, *, gradients: bool = False) -> Answer:
+        """What the kernel returns for the case itself."""
+        if gradients not in self._answers:
+            cotangents = self.cotangents if gradients else None
+            answer = self.subject(self.case.arguments, cotangents, self.operator.tensors if gradients else ())
+            self._checked(answer.outputs, self.exact)
+            self._answers[gradients] = answer
+        return self._answers[gradients]
+
+    @property
+    def cotangents(self) -> tuple[Values, ...]:
+        return tuple(self.case.cotangent(e.shape, i) for i, e in enumerate(self.exact))
+
+    def call(self, **changes: Any) -> Array:
+        """The kernel's first output for the case's arguments with some changed, carrying the derived bound.
+
+        For a property: the array is in the judge's arithmetic, its error is the bound.
+        """
+        arguments = self.case.with_arguments(**changes)
+        bound = self._bound_for(arguments) if changes else self.bound
+        outputs = self.subject(arguments, None, ()).outputs
+        shapes = tuple(b.shape for b in bound)
+        self._check_shapes(outputs, shapes)
+        return JUDGE.approximate(outputs[0], bound[0])
+
+    def given(self, values: Values) -> Array:
+        """Exact numbers, in the arithmetic in which properties compute."""
+        return JUDGE.lift(values)
+
+    def rounded(self, values: Values) -> Values:
+        """Numbers rounded to the dtype of the case, to be passed to the kernel."""
+        return np.asarray(values).astype(DTYPES[self.case.dtype])
+
+    def carried(self, x: Array, name: str, **changes: Any) -> Values:
+        """How far the definition carries the error of x, if x takes the place of the argument `name`."""
+        arguments = self.case.with_arguments(**changes)
+        del arguments[name]
+
+        def at(value: Array) -> Array:
+            return evaluate(lambda **rest: self.operator.definition(**{name: value}, **rest), JUDGE, arguments)[0]
+
+        sharp = Array(JUDGE, (x.parts[0], np.zeros_like(x.parts[1])))
+        return at(x).parts[1] - at(sharp).parts[1]
+
+    # The truth -----------------------------------------------------------------------------------------------------
+
+    @property
+    def bound(self) -> tuple[Values, ...]:
+        """How far each output of the kernel may be off, under the form and precision that it claims."""
+        if not hasattr(self, "_bound"):
+            self._bound = self._bound_for(self.case.arguments)
+        return self._bound
+
+    def _bound_for(self, arguments: Arguments) -> tuple[Values, ...]:
+        found = [bound_of(text, arguments, self.precision, self.case.dtype) for text in self.forms.values()]
+        return _loosest(found)
+
+    @property
+    def exact(self) -> tuple[Enclosure, ...]:
+        """The exact outputs."""
+        if not hasattr(self, "_exact"):
+            self._exact = oracle(self.operator.definition, self.case.arguments, self.bound)
+        return self._exact
+
+    @property
+    def gradient_bound(self) -> dict[str, Values]:
+        if not hasattr(self, "_gradient_bound"):
+            found = [self._gradient_bound_of(text) for text in self.forms.values()]
+            self._gradient_bound = {
+                name: _loosest([(bound[name],) for bound in found])[0] for name in self.operator.tensors
+            }
+        return self._gradient_bound
+
+    @property
+    def exact_gradient(self) -> dict[str, Enclosure]:
+        if not hasattr(self, "_exact_gradient"):
+            self._exact_gradient = gradient_oracle(
+                self.operator.definition, self.case.arguments, self.cotangents, self.gradient_bound
+            )
+        return self._exact_gradient
+
+    def _gradient_bound_of(self, text: Definition) -> dict[str, Values]:
+        xp = bounded(self.precision)
+        found = differentiate(text, xp, self.case.arguments, self.cotangents, self.operator.tensors)[1]
+        return {name: _returned(g, FORMATS[self.case.dtype]) for name, g in found.items()}
+
+    # Comparing -------------------------------------------------------------------------------------------------------
+
+    def agree(self) -> None:
+        """The outputs are of the right class and within their bounds; raises Violation otherwise."""
+        answer = self.answer()
+        for number, (got, exact, bound) in enumerate(zip(answer.outputs, self.exact, self.bound, strict=True)):
+            self.headroom = max(self.headroom, self.compare(_named(number, len(self.exact)), got, exact, bound))
+
+    def agree_in_gradients(self) -> None:
+        answer = self.answer(gradients=True)
+        for name in self.operator.tensors:
+            what = f"gradient of {name}"
+            if name not in answer.gradients:
+                raise Violation(f"there is no {what}")
+            got, exact, bound = answer.gradients[name], self.exact_gradient[name], self.gradient_bound[name]
+            self._check_array(what, got, exact.shape)
+            self.headroom = max(self.headroom, self.compare(what, got, exact, bound))
+
+    def compare(self, what: str, got: Values, exact: Enclosure, bound: Values) -> float:
+        """The headroom, max |got - exact| / bound. Raises: Violation where it exceeds 1."""
+        wrong, ratio = outside(got, exact, bound, self.case.dtype)
+        if wrong.any():
+            worst = np.unravel_index(int(np.argmax(np.where(wrong, ratio, -1))), got.shape)
+            miss = Miss(
+                what=what,
+                index=tuple(int(i) for i in worst),
+                exact=float(exact.midpoint[worst]),
+                got=float(got[worst]),
+                bound=float(bound[worst]),
+                wrong=int(wrong.sum()),
+                size=got.size,
+            )
+            raise Violation(str(miss), miss)
+        return float(ratio.max(initial=0.0))
+
+    def _checked(self, outputs: Sequence[Values], exact: Sequence[Enclosure]) -> None:
+        self._check_shapes(outputs, tuple(e.shape for e in exact))
+
+    def _check_shapes(self, outputs: Sequence[Values], shapes: Sequence[tuple[int, ...]]) -> None:
+        if len(outputs) != len(shapes):
+            raise Violation(f"it returns {len(outputs)} arrays instead of {len(shapes)}")
+        for number, (got, shape) in enumerate(zip(outputs, shapes, strict=True)):
+            self._check_array(_named(number, len(shapes)), got, shape)
+
+    def _check_array(self, what: str, got: Values, shape: tuple[int, ...]) -> None:
+        if got.shape != shape:
+            raise Violation(f"the {what} has shape {got.shape} instead of {shape}")
+        if got.dtype != DTYPES[self.case.dtype]:
+            raise Violation(f"the {what} has dtype {got.dtype} instead of {self.case.dtype}")
+
+
+def bound_of(text: Definition, arguments: Arguments, precision: str, dtype: str) -> tuple[Values, ...]:
+    """How far a kernel of this form and precision may be off, element by element, for each output."""
+    return tuple(_returned(o, FORMATS[dtype]) for o in evaluate(text, bounded(precision), arguments))
+
+
+def _returned(output: Array, dtype: Format) -> Values:
+    """The error after the one rounding to the output's dtype. Overflow there is judged by class, not forgiven."""
+    xp = output.xp
+    assert isinstance(xp, Bounded)
+    value, error = output.parts
+    with xp.context():
+        return error + xp.at(dtype).charge(value, error)  # type: ignore[no-any-return]
+
+
+def _loosest(bounds: Sequence[Sequence[Values]]) -> tuple[Values, ...]:
+    return tuple(np.maximum.reduce(list(output)) for output in zip(*bounds, strict=True))
+
+
+def outside(got: Values, exact: Enclosure, bound: Values, dtype: str) -> tuple[Values, Values]:
+    """Which elements are outside their bounds, and |error| / bound of each.
+
+    Classes first: a NaN or an infinity is right only where the exact value, give or take the bound, is one. Where the
+    bound is infinite nothing can be demanded.
+    """
+    wide = got.astype(np.longdouble)
+    judged = np.isfinite(bound) & np.isfinite(exact.radius)
+    limit = FORMATS[dtype].max
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        error = np.abs(wide - exact.midpoint)
+        ratio = np.where(error <= exact.radius, 0, error / bound)
+        wrong = ~(error <= bound + exact.radius)
+        # Past the largest number of the dtype, plus half a spacing, rounding gives an infinity of that sign.
+        reach = np.abs(exact.midpoint) + bound
+        overflown = np.isinf(wide) & (reach >= limit) & (np.sign(wide) == np.sign(exact.midpoint))
+        wrong = judged & np.where(overflown, False, wrong)
+        ratio = np.where(judged & ~overflown, np.where(np.isnan(ratio), np.inf, ratio), 0).astype(np.float64)
+    return wrong, ratio
+
+
+def _named(number: int, of: int) -> str:
+    return "output" if of == 1 else f"output {number}"

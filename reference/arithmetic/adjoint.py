@@ -1,0 +1,240 @@
+"""Reverse differentiation over any arithmetic: exact gradients over balls, gradient bounds over running error.
+
+A definition runs as usual and leaves a tape; `gradients` walks it backwards. Every rule is written in the arithmetic
+below, so over Ball the gradient is an enclosure, and over Bounded it is charged the roundings of a kernel that
+differentiates the same text step by step.
+
+Subgradients at kinks are conventions: |x| has slope 0 at 0; maximum and minimum give ties to the first operand;
+`max` over an axis is a shift and lets no derivative through; floor and ceil are constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from assay.reference.arithmetic.array import Arithmetic, Array, Mask, Part
+
+
+Rule = Callable[[Array], Array]
+"""A cotangent of the output, turned into one of an operand."""
+
+
+class Node(Array):
+    """An array of the arithmetic below, and where it came from."""
+
+    __slots__ = ("sources", "value")
+
+    def __init__(self, xp: Adjoint, value: Array, sources: tuple[tuple[Node, Rule], ...] = ()) -> None:
+        super().__init__(xp, value.parts)
+        self.value = value
+        self.sources = sources
+
+
+class Adjoint(Arithmetic):
+    """The arithmetic of `below`, recording. `variable` marks what to differentiate by."""
+
+    __name__ = "assay.adjoint"
+
+    def __init__(self, below: Arithmetic) -> None:
+        self.below = below
+
+    @contextmanager
+    def context(self) -> Iterator[None]:
+        with self.below.context():
+            yield
+
+    def lift(self, values: Part) -> Node:
+        return Node(self, self.below.lift(values))
+
+    def variable(self, value: Array) -> Node:
+        """A value to differentiate by: its tape starts here."""
+        return Node(self, value, sources=((_ROOT, lambda g: g),))
+
+    def constant(self, value: Array) -> Node:
+        return Node(self, value)
+
+    def record(self, value: Array, *sources: tuple[Node, Rule]) -> Node:
+        """A new node; operands that depend on no variable are forgotten."""
+        return Node(self, value, tuple(s for s in sources if s[0].sources))
+
+    def unary(self, name: str, x: Array) -> Node:
+        x = self._node(x)
+        v = x.value
+        xp = v.xp
+        out = xp.unary(name, v)
+        rules: dict[str, Rule] = {
+            "negative": lambda g: -g,
+            "abs": lambda g: xp.where(v < 0, -g, xp.where(v > 0, g, 0)),
+            "sqrt": lambda g: g / (2 * out),
+            "exp": lambda g: g * out,
+            "expm1": lambda g: g * xp.exp(v),
+            "log": lambda g: g / v,
+            "log1p": lambda g: g / (1 + v),
+            "sin": lambda g: g * xp.cos(v),
+            "cos": lambda g: -(g * xp.sin(v)),
+            "tanh": lambda g: g * (1 - out * out),
+        }
+        return self.record(out, *([(x, rules[name])] if name in rules else []))
+
+    def binary(self, name: str, x: Array, y: Array) -> Node:
+        x, y = self._node(x), self._node(y)
+        a, b = x.value, y.value
+        out = a.xp.binary(name, a, b)
+        xp = out.xp
+        rules: dict[str, tuple[Rule, Rule]] = {
+            "add": (lambda g: g, lambda g: g),
+            "subtract": (lambda g: g, lambda g: -g),
+            "multiply": (lambda g: g * b, lambda g: g * a),
+            "divide": (lambda g: g / b, lambda g: -(g * out / b)),
+            "pow": (lambda g: g * b * a ** (b - 1), lambda g: g * out * xp.log(a)),
+            "maximum": (lambda g: xp.where(a >= b, g, 0), lambda g: xp.where(a >= b, 0, g)),
+            "minimum": (lambda g: xp.where(a <= b, g, 0), lambda g: xp.where(a <= b, 0, g)),
+        }
+        left, right = rules[name]
+        return self.record(out, (x, _unbroadcast(left, a.shape)), (y, _unbroadcast(right, b.shape)))
+
+    def total(self, x: Array) -> Node:
+        x = self._node(x)
+        shape = x.shape
+        return self.record(
+            x.value.xp.total(x.value),
+            (x, lambda g: g.xp.broadcast_to(g.xp.expand_dims(g, axis=-1), shape)),
+        )
+
+    @property
+    def pi(self) -> Node:
+        return self.constant(self.below.pi)
+
+    def parameter(self, value: float) -> Node:
+        return self.constant(self.below.parameter(value))
+
+    def wrap(self, x: Array) -> Node:
+        x = self._node(x)
+        return self.record(x.value.xp.wrap(x.value), (x, lambda g: g))
+
+    def peak(self, x: Array) -> Node:
+        return self.constant(self._node(x).value.xp.peak(self._node(x).value))
+
+    def compare(self, name: str, x: Array, y: Array) -> Mask:
+        a, b = self._node(x).value, self._node(y).value
+        return a.xp.compare(name, a, b)
+
+    def store(self, x: Array, kind: str) -> Node:
+        x = self._node(x)
+        return self.record(x.value.xp.store(x.value, kind), (x, lambda g: g))
+
+    def widen(self, x: Array, form: str) -> Node:
+        x = self._node(x)
+        return self.record(x.value.xp.widen(x.value, form), (x, lambda g: g.xp.narrow(g)))
+
+    def narrow(self, x: Array) -> Node:
+        x = self._node(x)
+        return self.record(x.value.xp.narrow(x.value), (x, lambda g: g))
+
+    def astype(self, x: Array, dtype: object, *, copy: bool = True) -> Node:
+        x = self._node(x)
+        return self.record(x.value.xp.astype(x.value, dtype), (x, lambda g: g))
+
+    def rearrange(self, function: Callable[..., Part], *arrays: Any) -> Any:
+        if isinstance(arrays[0], Mask):
+            return super().rearrange(function, *arrays)
+        nodes = [self._node(a) for a in arrays]
+        out = self.below.rearrange(function, *(n.value for n in nodes))
+        if not any(n.sources for n in nodes):
+            return self.constant(out)
+        # The same rearrangement of running numbers says where each element of the output came from.
+        starts = np.cumsum([0, *(n.size for n in nodes)])
+        origin = np.asarray(
+            function(*(np.arange(n.size).reshape(n.shape) + s for n, s in zip(nodes, starts[:-1], strict=True)))
+        )
+        return self.record(
+            out,
+            *(
+                (n, _gathered(np.where((origin >= s) & (origin < s + n.size), origin - s, -1), n.shape))
+                for n, s in zip(nodes, starts[:-1], strict=True)
+            ),
+        )
+
+    def where(self, condition: Mask, x: Any, y: Any) -> Array:
+        x, y = self.asarray(x), self.asarray(y)
+        shape = np.broadcast_shapes(condition.shape, x.shape, y.shape)
+        return super().where(condition, self.broadcast_to(x, shape), self.broadcast_to(y, shape))
+
+    def _node(self, x: Array) -> Node:
+        return x if isinstance(x, Node) else self.constant(x)
+
+    def gradients(self, output: Node, cotangent: Array, variables: list[Node]) -> list[Array]:
+        """The vector-Jacobian product: sum over outputs of cotangent times d output / d variable, per variable."""
+        pending: dict[int, Array] = {id(output): cotangent}
+        found: dict[int, Array] = {}
+        for node in reversed(_order(output)):
+            g = pending.pop(id(node), None)
+            if g is None:
+                continue
+            found[id(node)] = g
+            for source, rule in node.sources:
+                if source is _ROOT:
+                    continue
+                share = rule(g)
+                known = pending.get(id(source))
+                pending[id(source)] = share if known is None else known + share
+        return [found[id(v)] if id(v) in found else self.below.zeros(v.shape) for v in variables]
+
+
+def _order(output: Node) -> list[Node]:
+    """Every node that `output` depends on, operands first."""
+    seen: set[int] = set()
+    order: list[Node] = []
+    stack: list[tuple[Node, bool]] = [(output, False)]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            stack.extend((s, False) for s, _ in node.sources if s is not _ROOT)
+    return order
+
+
+def _unbroadcast(rule: Rule, shape: tuple[int, ...]) -> Rule:
+    """The rule of an operand of `shape` that was broadcast: its cotangents are summed."""
+
+    def summed(g: Array) -> Array:
+        share = rule(g)
+        if share.shape == shape:
+            return share
+        origin = np.broadcast_to(np.arange(int(np.prod(shape))).reshape(shape), share.shape)
+        return _gathered(origin, shape)(share)
+
+    return summed
+
+
+def _gathered(origin: Part, shape: tuple[int, ...]) -> Rule:
+    """The transpose of a rearrangement: element k of the operand receives all cotangents whose origin is k."""
+    size = int(np.prod(shape))
+    flat = origin.ravel()
+    places = np.flatnonzero(flat >= 0)
+    places = places[np.argsort(flat[places], kind="stable")]
+    counts = np.bincount(flat[places], minlength=size)
+    width = int(counts.max(initial=0))
+    # Row k lists where element k went; the last place of the cotangent, a zero, fills the rows up.
+    table = np.full((size, max(width, 1)), flat.size)
+    within = np.arange(places.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    table[flat[places], within] = places
+
+    def rule(g: Array) -> Array:
+        xp = g.xp
+        line = xp.concat([xp.reshape(g, (-1,)), xp.zeros((1,))])
+        rows = xp.take(line, table, axis=0)
+        return xp.reshape(rows[:, 0] if width <= 1 else xp.sum(rows, axis=-1), shape)
+
+    return rule
+
+
+_ROOT: Any = object()
+"""Stands at the start of a variable's tape, so that a node with sources depends on a variable."""

@@ -1,0 +1,120 @@
+"""Evaluating a definition in an arithmetic, and the certified oracle.
+
+`evaluate` and `differentiate` run a definition (or a form: any text with the definition's signature) in any arithmetic.
+`oracle` runs it over balls, with as many digits as the question needs: it returns the exact value, as a midpoint and
+a radius that encloses what is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from assay.reference.arithmetic.adjoint import Adjoint, Node
+from assay.reference.arithmetic.array import Arithmetic, Array, Mask, Part, Uncertain
+from assay.reference.arithmetic.objects import Ball, enclosure
+
+
+Definition = Callable[..., Any]
+Arguments = Mapping[str, Any]
+"""By name: NumPy arrays and Python floats are lifted into the arithmetic; integers, strings, tuples and None say which
+function is meant and are passed as they are."""
+
+FIRST_BITS = 113
+LAST_BITS = 1 << 14
+TIGHTER = 64
+"""The oracle's radius is at most the judge's bound divided by this, so that it never decides a verdict."""
+
+
+@dataclass(frozen=True)
+class Enclosure:
+    """The exact value of an array, element by element: |exact - midpoint[...]| <= radius[...].
+
+    `midpoint` is in extended precision. Where the exact value is not a finite number (a logarithm of zero), `radius`
+    is infinite.
+    """
+
+    midpoint: Part
+    radius: Part
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.midpoint.shape
+
+
+def lift(xp: Arithmetic, value: Any) -> Any:
+    """One argument, lifted into an arithmetic if it is a number and left alone if it is a choice."""
+    if isinstance(value, np.ndarray):
+        return Mask(value) if value.dtype == bool else xp.lift(value)
+    return xp.parameter(value) if isinstance(value, float) else value
+
+
+def evaluate(definition: Definition, xp: Arithmetic, arguments: Arguments) -> tuple[Array, ...]:
+    """The outputs of a definition in the arithmetic xp."""
+    with xp.context():
+        return as_tuple(definition(**{name: lift(xp, value) for name, value in arguments.items()}))
+
+
+def differentiate(
+    definition: Definition, below: Arithmetic, arguments: Arguments, cotangents: Sequence[Part], by: Sequence[str]
+) -> tuple[tuple[Array, ...], dict[str, Array]]:
+    """Outputs, and the vector-Jacobian product with the cotangents for each argument named in `by`."""
+    tape = Adjoint(below)
+    with below.context():
+        lifted = {name: lift(tape, value) for name, value in arguments.items()}
+        for name in by:
+            lifted[name] = tape.variable(lifted[name].value)
+        outputs = as_tuple(definition(**lifted))
+        total: dict[str, Array] = {}
+        for output, cotangent in zip(outputs, cotangents, strict=True):
+            assert isinstance(output, Node)
+            shares = tape.gradients(output, below.lift(cotangent), [lifted[name] for name in by])
+            for name, share in zip(by, shares, strict=True):
+                total[name] = total[name] + share if name in total else share
+    return tuple(o.value for o in outputs), total
+
+
+def oracle(definition: Definition, arguments: Arguments, bounds: Sequence[Part]) -> tuple[Enclosure, ...]:
+    """The exact outputs, each known to within 1/64 of the bound it will be compared with.
+
+    Raises: Uncertain if 16,384 bits do not suffice (a definition that branches on a tie, for instance).
+    """
+    return _sharpened(lambda ball: evaluate(definition, ball, arguments), bounds)
+
+
+def gradient_oracle(
+    definition: Definition, arguments: Arguments, cotangents: Sequence[Part], bounds: Mapping[str, Part]
+) -> dict[str, Enclosure]:
+    """The exact gradients for each argument named in `bounds`, likewise."""
+    names = tuple(bounds)
+
+    def gradients(ball: Ball) -> tuple[Array, ...]:
+        found = differentiate(definition, ball, arguments, cotangents, names)[1]
+        return tuple(found[name] for name in names)
+
+    return dict(zip(names, _sharpened(gradients, tuple(bounds.values())), strict=True))
+
+
+def _sharpened(compute: Callable[[Ball], tuple[Array, ...]], bounds: Sequence[Part]) -> tuple[Enclosure, ...]:
+    bits = FIRST_BITS
+    while True:
+        ball = Ball(bits)
+        try:
+            balls = compute(ball)
+            with ball.context():
+                known = tuple(Enclosure(*enclosure(b)) for b in balls)
+            if all(np.all(k.radius * TIGHTER <= bound) for k, bound in zip(known, bounds, strict=True)):
+                return known
+            reason = "the balls stay wider than 1/64 of the bound"
+        except Uncertain as error:
+            reason = str(error)
+        bits *= 2
+        if bits > LAST_BITS:
+            raise Uncertain(f"{bits // 2} bits do not decide: {reason}")
+
+
+def as_tuple(outputs: Any) -> tuple[Any, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)

@@ -1,0 +1,134 @@
+"""Number formats, and the precisions that kernels compute in, as data.
+
+u is the unit roundoff: rounding to nearest changes a normal number by at most u times itself.
+
+Source: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., chapter 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Format:
+    """A binary format: floating with `bits` of significand (the hidden one counted), or fixed with a quantum."""
+
+    name: str
+    bits: int
+    emin: int
+    """The exponent of the smallest normal number, 2**emin."""
+    emax: int
+    """The exponent of the largest power of two."""
+    quantum: float = 0.0
+    """For a fixed-point format, the spacing of its numbers; 0 for a floating one."""
+
+    @property
+    def u(self) -> float:
+        return math.ldexp(1.0, -self.bits)
+
+    @property
+    def tiny(self) -> float:
+        """Half the smallest subnormal: what an underflow to nearest may lose."""
+        return math.ldexp(1.0, self.emin - self.bits)
+
+    @property
+    def max(self) -> np.longdouble:
+        return np.ldexp(np.longdouble(2) - np.ldexp(np.longdouble(1), 1 - min(self.bits, 60)), self.emax)
+
+    def holds(self, x: Any) -> Any:
+        """Which numbers of x[...] (extended precision) are representable, element by element."""
+        if self.quantum:
+            scaled = x / np.longdouble(self.quantum)
+            return scaled == np.rint(scaled)
+        significand, exponent = np.frexp(x)  # |significand| in [1/2, 1)
+        kept = np.minimum(self.bits, self.bits - (self.emin - (exponent - 1)))  # fewer bits below 2**emin
+        scaled = np.ldexp(significand, np.maximum(kept, -1))
+        return (scaled == np.rint(scaled)) & (np.abs(x) <= self.max)
+
+
+FLOAT64 = Format("float64", 53, -1022, 1023)
+FLOAT32 = Format("float32", 24, -126, 127)
+TF32 = Format("tf32", 11, -126, 127)
+BFLOAT16 = Format("bfloat16", 8, -126, 127)
+FLOAT16 = Format("float16", 11, -14, 15)
+QUAD = Format("quad", 113, -16_382, 16_383)
+# A fraction of a turn as a 64-bit integer. The range that matters is that of the fraction, so no exponent bounds it.
+TURN64 = Format("turn64", 64, -16_000, 16_000, quantum=math.ldexp(1.0, -64))
+
+EXTENDED = Format("extended", int(np.finfo(np.longdouble).nmant) + 1, -16_382, 16_383)
+
+FORMATS = {f.name: f for f in (FLOAT64, FLOAT32, TF32, BFLOAT16, FLOAT16, QUAD, TURN64)}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a kernel computes in. Together with a form it determines every rounding, hence the bound."""
+
+    name: str
+    meaning: str
+    working: Format
+    """The format of every step that is not named below."""
+    product: Format | None = None
+    """The format to which the operands of a contraction are rounded; None: they are taken as they are."""
+    accumulator: Format | None = None
+    """The format of the sums of a contraction; None: the working format."""
+    storage: Mapping[str, Format] = field(default_factory=dict)
+    """The format in which `store(x, kind)` keeps x, by kind; a kind that is missing is kept as it is."""
+
+    def at(self, working: Format) -> Precision:
+        return replace(self, working=working)
+
+
+def _half(dtype: Format) -> tuple[Precision, ...]:
+    name = dtype.name
+    return (
+        Precision(
+            name,
+            f"{name} storage, float32 products and sums, one rounding at the output",
+            FLOAT32,
+            storage={"weights": dtype},
+        ),
+        Precision(
+            f"{name}-table",
+            f"as {name}, and tables of cosines and sines kept in {name}",
+            FLOAT32,
+            storage={"weights": dtype, "table": dtype},
+        ),
+        Precision(
+            f"{name}-steps",
+            f"every step rounded to {name}, as separate {name} tensor operations do",
+            dtype,
+            accumulator=FLOAT32,
+            storage={"weights": dtype, "table": dtype},
+        ),
+        Precision(
+            f"{name}-angle",
+            f"as {name}-steps, and the angles themselves kept in {name}",
+            dtype,
+            accumulator=FLOAT32,
+            storage={"weights": dtype, "table": dtype, "angle": dtype},
+        ),
+    )
+
+
+PRECISIONS: dict[str, Precision] = {
+    p.name: p
+    for p in (
+        Precision("float64", "IEEE double throughout", FLOAT64),
+        Precision("float32", "IEEE single throughout", FLOAT32),
+        Precision("tf32", "IEEE single, operands of products rounded to tf32", FLOAT32, product=TF32),
+        *_half(BFLOAT16),
+        *_half(FLOAT16),
+    )
+}
+
+
+def natural(dtype: str) -> Precision:
+    """What is expected of a kernel that claims no precision: that of its dtype."""
+    return PRECISIONS[dtype]
