@@ -51,19 +51,19 @@ def print_failures(console: Console, judged: Sequence[Judged]) -> None:
         bad = [r for r in found.results if r.verdict in ("fail", "error", "undecided")]
         if not bad and found.verdict == "skipped":
             reason = next((r.message for r in found.results if r.message), "")
-            console.print(Text(f"\n{kernel.name} {found.dtype}: not judged: {reason}"))
+            console.print(Text(f"\n{kernel.name} {found.dtype}: not judged: {reason}"), soft_wrap=True)
         if not bad:
             continue
         console.print(Text(f"\n{kernel.name} {found.dtype}", style="bold"))
         told = bad[0].diagnosis
         for finding in told:
-            console.print(Text(f"  diagnosis: {finding.text}", style="bold yellow"))
+            console.print(Text(f"  diagnosis: {finding.text}", style="bold yellow"), soft_wrap=True)
         first, *others = bad
-        console.print(Text(f"  {first.property}: {first.message}"))
+        console.print(Text(f"  {first.property}: {first.message}"), soft_wrap=True)
         if first.counterexample:
-            console.print(Text(f"    in {first.counterexample}"))
+            console.print(Text(f"    in {first.counterexample}"), soft_wrap=True)
         if others:
-            console.print(Text(f"  also: {', '.join(r.property for r in others)}"))
+            console.print(Text(f"  also: {', '.join(r.property for r in others)}"), soft_wrap=True)
 
 
 def number(value: float | None) -> str:

@@ -89,6 +89,8 @@ class Property:
     law: str
     """The law, as a formula that a person reads."""
     residual: Callable[[Trial], Array | None]
+    needs: tuple[str, ...] = ()
+    """Keywords without which a kernel cannot be asked."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from assay.properties.contract import Definition, Operator
 from assay.properties.drawing import DTYPES, Values
 from assay.properties.trial import Trial, bound_of, outside
 from assay.reference.arithmetic.oracle import as_tuple, oracle
-from assay.reference.arithmetic.precision import PRECISIONS, natural
+from assay.reference.arithmetic.precision import PRECISIONS, natural, published
 
 
 Kind = Literal["convention", "form", "slip", "parameter", "location", "precision", "property", "error"]
@@ -56,9 +56,10 @@ def infer(operator: Operator, trials: Sequence[Trial]) -> Inferred | None:
     sample = sorted(trials, key=lambda t: (t.case.regime != "ordinary", -t.exact[0].midpoint.size))[:6]
     candidates = []
     for form, text in operator.texts.items():
-        for precision in PRECISIONS:
+        for precision in (p.name for p in published(dtype)):
             tightness = float(np.mean([_size(bound_of(text, t.case.arguments, precision, dtype)) for t in sample]))
             candidates.append((round(tightness, 6), precision != natural(dtype).name, len(candidates), form, precision))
+    trials = sorted(trials, key=lambda t: -t.headroom)  # what rejects a candidate is met early
     for *_, form, precision in sorted(candidates):
         headroom = _headroom(trials, operator.texts[form], precision)
         if headroom is not None:
@@ -155,16 +156,16 @@ class _Other:
 
     definition: Definition
     change: Callable[[dict[str, Any]], dict[str, Any]] = dict
-    forms: Sequence[Definition] = ()
-    """The forms that may be used to bound it: the operator's own, unless the definition is another."""
+    own: bool = False
+    """The definition is the operator's own, so the forms that the kernel claims bound it; otherwise its own text."""
 
 
 def _replaced(operator: Operator, name: str, value: Any) -> _Other:
-    return _Other(operator.definition, lambda a: {**a, name: value}, tuple(operator.texts.values()))
+    return _Other(operator.definition, lambda a: {**a, name: value}, own=True)
 
 
 def _mapped(operator: Operator, name: str, function: Callable[[float], float]) -> _Other:
-    return _Other(operator.definition, lambda a: {**a, name: function(a[name])}, tuple(operator.texts.values()))
+    return _Other(operator.definition, lambda a: {**a, name: function(a[name])}, own=True)
 
 
 def _explains(trials: Sequence[Trial], other: _Other) -> bool:
@@ -186,7 +187,7 @@ def _explains(trials: Sequence[Trial], other: _Other) -> bool:
 
 
 def _loosest_bound(trial: Trial, other: _Other, arguments: Mapping[str, Any]) -> tuple[Values, ...]:
-    texts = other.forms or (other.definition,)
+    texts = tuple(trial.forms.values()) if other.own else (other.definition,)
     bounds = [bound_of(text, arguments, trial.precision, trial.case.dtype) for text in texts]
     return tuple(np.maximum.reduce(list(output)) for output in zip(*bounds, strict=True))
 

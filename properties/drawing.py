@@ -207,7 +207,9 @@ def _sizes(draw: Callable[[Any], Any], operator: Operator) -> dict[str, int]:
     sizes = {}
     for axis in letters:
         low, high = (1, LONGEST.get(axis, 9)) if long is None else (LONG if axis == long else (1, 2))
-        sizes[axis] = 2 * draw(st.integers(max(1, low // 2), high // 2)) if axis in even else draw(st.integers(low, high))
+        sizes[axis] = (
+            2 * draw(st.integers(max(1, low // 2), high // 2)) if axis in even else draw(st.integers(low, high))
+        )
     return sizes
 
 

@@ -15,7 +15,7 @@ from itertools import product
 from typing import Literal
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, given, seed, settings, target
+from hypothesis import HealthCheck, Phase, assume, given, seed, settings, target
 
 from assay.properties.contract import Operator
 from assay.properties.diagnosis import Finding, Inferred, agrees, diagnose, infer
@@ -30,8 +30,6 @@ COUNTED = 20
 """Cases in which every null kernel must have been rejected, for a run to mean anything."""
 ROUNDS = 4
 """At most this many times as many cases are drawn, where too few have counted so far."""
-KEPT = 16
-"""Trials kept for inference and diagnosis."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,11 @@ class Effort:
     """At most this long is spent on making failing cases smaller: half of what is left for each."""
     shares: int = 2
     """How many of the contract's own properties are tried on each case; they take turns."""
+    climb: int = 32
+    """After the drawn cases, so many that are varied so as to raise the headroom."""
 
 
-QUICK = Effort(examples=40, shrink_seconds=1.0)
+QUICK = Effort(examples=40, shrink_seconds=1.0, climb=0)
 
 
 @dataclass
@@ -177,6 +177,8 @@ class _Run:
         self.kept: list[Trial] = []
         self.seen = 0
         self.round = 0
+        self.hunting = False
+        """A case has raised, and Hypothesis is making it smaller."""
         self.left = effort.shrink_seconds
         self.counted = 0
         self.refusal = ""
@@ -187,27 +189,32 @@ class _Run:
 
         def one(case: Case) -> None:
             trial = Trial(self.operator, self.subject, case)
-            turn = self.seen * self.effort.shares
             self.seen += 1
-            own = self.demands[len(self.demands) - len(self.operator.properties) :] if self.operator.properties else ()
-            mine = {own[(turn + k) % len(own)].name for k in range(self.effort.shares)} if own else set()
-            for check in self.demands:
-                if check in own and check.name not in mine:
-                    continue
-                if not self._attempt(check, trial):
-                    break
-            if trial._answers:
+            if all(self._attempt(check, trial) for check in self.demands if check.universal):
+                self._take_turns(trial)
+            if trial.answered:
                 self._count(trial)
-                if len(self.kept) < KEPT or (trial.headroom > 1 and len(self.kept) < 2 * KEPT):
-                    self.kept.append(trial)
+                self.kept.append(trial)
             target(min(trial.headroom, 1e300), label="headroom")
             if self.progress is not None:
                 self.progress(self.seen, max((t.headroom for t in self.tallies.values()), default=0.0))
 
-        for self.round in range(ROUNDS):
-            self._drawn(one, self.round, (Phase.generate, Phase.target))
-            if self.counted >= COUNTED or not self.seen or self._failed():
-                break
+        while self.round < ROUNDS and self.counted < COUNTED and not self._failed():
+            self._drawn(one, self.effort.examples, (Phase.generate,))
+            self.round += 1
+            if not self.kept:
+                return
+        if self.effort.climb and not self._failed():
+            self._drawn(one, self.effort.climb, (Phase.generate, Phase.target))
+
+    def _take_turns(self, trial: Trial) -> None:
+        """The contract's own properties: those tried least so far come first, until enough had the case in domain."""
+        left = self.effort.shares
+        for check in sorted(self.demands, key=lambda c: self.tallies[c.name].cases):
+            if left and not check.universal:
+                before = self.tallies[check.name].cases
+                self._attempt(check, trial)
+                left -= self.tallies[check.name].cases - before
 
     def _failed(self) -> bool:
         return any(t.failed is not None for t in self.tallies.values())
@@ -223,7 +230,7 @@ class _Run:
         except NotCovered as refusal:
             self.refusal = str(refusal)
             # Where the case itself is refused, nothing is judged; a property may ask for more than a case does.
-            return check is not AGREEMENT
+            return not check.universal
         except Violation as violation:
             tally.cases += 1
             if violation.miss is not None and violation.miss.bound:
@@ -268,12 +275,15 @@ class _Run:
             out.verdict = "error" if tally.broken else "fail"
             out.message, out.counterexample = message, case.shapes()
         elif not tally.cases:
-            out.verdict = "skipped"
-            out.message = self.refusal or "no case was in its domain"
+            lacking = [k for k in check.needs if not self.subject.supports(k)]
             if check.differentiates and not self.subject.differentiable:
-                out.message = "the kernel claims no backward"
-            if check is AGREEMENT:
-                out.message = self.refusal or out.message
+                out.verdict, out.message = "skipped", "the kernel claims no backward"
+            elif lacking:
+                out.verdict, out.message = "skipped", f"the kernel does not have {', '.join(lacking)}"
+            elif self.refusal:
+                out.verdict, out.message = "skipped", self.refusal
+            else:
+                out.verdict, out.message = "undecided", f"none of {self.seen} cases was in its domain"
         elif check is AGREEMENT and self.counted < COUNTED:
             out.verdict = "undecided"
             out.message = f"the null kernels were rejected in only {self.counted} of {self.seen} cases"
@@ -312,15 +322,16 @@ class _Run:
             if known[key]:
                 raise Found
 
+        self.round, self.hunting = tally.round, False
         with suppress(Found):
-            self._drawn(one, tally.round, (Phase.generate, Phase.shrink))
+            self._drawn(one, self.effort.examples, (Phase.generate, Phase.shrink))
         self.left -= time.perf_counter() - started
         return smallest
 
-    def _drawn(self, one: Callable[[Case], None], number: int, phases: Sequence[Phase]) -> None:
-        """Cases of one round; the same round draws the same cases."""
+    def _drawn(self, one: Callable[[Case], None], examples: int, phases: Sequence[Phase]) -> None:
+        """Cases of the present round; the same round draws the same cases."""
         configured = settings(
-            max_examples=self.effort.examples,
+            max_examples=examples,
             database=None,
             deadline=None,
             phases=phases,
@@ -328,7 +339,20 @@ class _Run:
             report_multiple_bugs=False,
             print_blob=False,
         )
-        seed(self.effort.seed + (number << 32))(configured(given(self.strategy)(one)))()
+        known: set[int] = set()
+
+        def fresh(case: Case) -> None:
+            # Hypothesis likes to vary what it has drawn. As long as nothing has failed, only new numbers teach something.
+            if Phase.generate in phases and phases[-1] is not Phase.target and not self.hunting:
+                assume(case.seed not in known)
+                known.add(case.seed)
+            try:
+                one(case)
+            except BaseException:
+                self.hunting = True
+                raise
+
+        seed(self.effort.seed + (self.round << 32))(configured(given(self.strategy)(fresh)))()
 
 
 def _arrays(case: Case) -> list[Values]:

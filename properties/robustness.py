@@ -21,6 +21,9 @@ class Check:
     holds: Callable[[Trial], bool]
     """False where the case is outside the domain. Raises: Violation where the kernel breaks the demand."""
     differentiates: bool = False
+    universal: bool = True
+    """Owed by every kernel, and tried on every case; the contract's own properties take turns."""
+    needs: tuple[str, ...] = ()
 
 
 def _agrees(trial: Trial) -> bool:
@@ -73,6 +76,8 @@ def checks(operator: Operator) -> tuple[Check, ...]:
 
 def _from_property(rule: Property) -> Check:
     def holds(trial: Trial) -> bool:
+        if not all(map(trial.subject.supports, rule.needs)):
+            return False
         with JUDGE.context():
             residual = rule.residual(trial)
         if residual is None:
@@ -83,4 +88,4 @@ def _from_property(rule: Property) -> Check:
         trial.compare("residual", value, zero, error)
         return True
 
-    return Check(rule.name, rule.law, holds)
+    return Check(rule.name, rule.law, holds, universal=False, needs=rule.needs)

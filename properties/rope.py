@@ -190,8 +190,6 @@ def _bit_for_bit(trial: Trial, out: Array, wanted: Any) -> Array:
 
 def _layouts(trial: Trial) -> Array | None:
     """half(P x) = P interleaved(x), where P gathers the even channels before the odd ones."""
-    if not trial.subject.supports("layout"):
-        return None
     x, r = _x(trial), _rotated_dim(trial)
     order = np.concatenate([np.arange(0, r, 2), np.arange(1, r, 2), np.arange(r, x.shape[-1])])
     half = trial.call(x=np.ascontiguousarray(x[..., order]), layout="half")
@@ -242,10 +240,15 @@ ROPE = Operator(
         Property("rotations_compose", "R_n R_m x = f R_(m+n) x", _compose),
         Property("inverse", "R_(-m) R_m x = f^2 x", _inverse),
         Property("position_zero_is_identity", "R_0 x = x, bit for bit", _identity_at_zero),
-        Property("unrotated_channels_pass", "channels from rotary_dim on are x, bit for bit", _untouched_channels),
-        Property("layouts_permute", "half(P x) = P interleaved(x), P = even channels first", _layouts),
+        Property(
+            "unrotated_channels_pass",
+            "channels from rotary_dim on are x, bit for bit",
+            _untouched_channels,
+            ("rotary_dim",),
+        ),
+        Property("layouts_permute", "half(P x) = P interleaved(x), P = even channels first", _layouts, ("layout",)),
         Property("doubles_with_x", "R_m (2 x) = 2 R_m x", _doubling),
-        Property("positions_scale_against_frequencies", "R(2 m, theta / 2) = R(m, theta)", _scaling),
+        Property("positions_scale_against_frequencies", "R(2 m, theta / 2) = R(m, theta)", _scaling, ("frequencies",)),
     ),
     source="J. Su et al., RoFormer, arXiv:2104.09864v5, equations 14, 15 and 34",
 )

@@ -126,6 +126,11 @@ class Trial:
 
     # The kernel --------------------------------------------------------------------------------------------------
 
+    @property
+    def answered(self) -> bool:
+        """Did the kernel return something of the right shape for the case itself?"""
+        return bool(self._answers)
+
     def answer(self, *, gradients: bool = False) -> Answer:
         """What the kernel returns for the case itself."""
         if gradients not in self._answers:

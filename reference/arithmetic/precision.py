@@ -129,6 +129,16 @@ PRECISIONS: dict[str, Precision] = {
 }
 
 
+def published(dtype: str) -> tuple[Precision, ...]:
+    """The precisions that kernels on inputs of a dtype are known to compute in.
+
+    For half formats, those of the format alone: its one rounding at the output hides whatever is finer.
+    """
+    if dtype in (BFLOAT16.name, FLOAT16.name):
+        return tuple(p for p in PRECISIONS.values() if p.name.partition("-")[0] == dtype)
+    return tuple(PRECISIONS.values())
+
+
 def natural(dtype: str) -> Precision:
     """What is expected of a kernel that claims no precision: that of its dtype."""
     return PRECISIONS[dtype]

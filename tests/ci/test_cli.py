@@ -14,7 +14,7 @@ from assay.cli import main
 
 KERNELS = Path(__file__).parent.parent / "kernels.py"
 
-OWN = '''
+OWN = """
 import assay
 
 def rms_norm(x, weight, *, eps):
@@ -27,7 +27,7 @@ RMS_NORM = assay.Operator("rms_norm", rms_norm, inputs=(assay.Tensor("x", "t d")
 @assay.kernel("rms_norm", dtypes=("float32",))
 def mine(x, weight, *, eps=1e-6):
     return x / (x.square().mean(-1, keepdim=True) + FACTOR * eps).sqrt() * weight
-'''
+"""
 
 
 def run(*arguments: str) -> Result:

@@ -201,10 +201,10 @@ def test_no_right_kernel_exceeds_the_bound(kernel: Callable[..., Any], dtype: st
 
 def test_the_bound_is_approached_on_ordinary_numbers() -> None:
     """A bound that is never approached tests nothing: above 0.001 for a good float32 kernel."""
+    import numpy as np
+
     from assay.properties.drawing import Case
     from assay.properties.trial import Trial
-
-    import numpy as np
 
     random = np.random.default_rng(0)
     for _ in range(20):
