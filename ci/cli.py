@@ -43,7 +43,7 @@ def list_(as_json: bool) -> None:
     from assay.properties import OPERATORS
 
     found, left_out = known_kernels()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "operator": o.name,
             "signature": _signature(o.definition),
@@ -59,7 +59,7 @@ def list_(as_json: bool) -> None:
     console = Console(highlight=False)
     for row in rows:
         console.print(Text(f"{row['operator']}{row['signature']}", style="bold"))
-        for name, values in row["conventions"].items():
+        for name, values in OPERATORS[row["operator"]].conventions.items():
             console.print(f"  convention {name}: {', '.join(values)}")
         console.print(f"  forms: {', '.join(row['forms'])}")
         for kernel in row["kernels"]:

@@ -47,7 +47,7 @@ def conformance(
 ) -> Callable[..., None]:
     """A test function with one item per property and dtype; bind it to a name that begins with `test_`.
 
-    `xfail` maps (property, dtype), or (property, dtype, a text that the failure's diagnosis or message must contain), to
+    `xfail` maps (property, dtype), or (property, dtype, a text that its diagnosis or message must contain), to
     a reason. An expected failure that passes, or fails otherwise, fails.
 
     Raises: KeyError for an operator that assay does not know; ValueError for an xfail line that matches no item.

@@ -105,7 +105,7 @@ def one_line(error: BaseException) -> str:
 
 def _outputs(returned: Any) -> tuple[torch.Tensor, ...]:
     outputs = returned if isinstance(returned, tuple | list) else (returned,)
-    return tuple(o if isinstance(o, torch.Tensor) else torch.from_dlpack(o) for o in outputs)
+    return tuple(o if isinstance(o, torch.Tensor) else torch.utils.dlpack.from_dlpack(o) for o in outputs)
 
 
 def _tensor(values: Values, device: str) -> torch.Tensor:
@@ -128,7 +128,7 @@ def _array(tensor: torch.Tensor) -> Values:
     for name, dtype in TORCH.items():
         if tensor.dtype == dtype and name == "bfloat16":
             return tensor.contiguous().view(torch.int16).numpy().view(DTYPES[name])
-    return tensor.numpy()  # type: ignore[no-any-return]
+    return tensor.numpy()
 
 
 def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:

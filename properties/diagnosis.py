@@ -54,7 +54,7 @@ def infer(operator: Operator, trials: Sequence[Trial]) -> Inferred | None:
     dtype = trials[0].case.dtype
     # Bounds are ranked where they differ: on ordinary numbers, in arrays of some size.
     sample = sorted(trials, key=lambda t: (t.case.regime != "ordinary", -t.exact[0].midpoint.size))[:6]
-    candidates = []
+    candidates: list[tuple[float, bool, int, str, str]] = []
     for form, text in operator.texts.items():
         for precision in (p.name for p in published(dtype)):
             tightness = float(np.mean([_size(bound_of(text, t.case.arguments, precision, dtype)) for t in sample]))

@@ -167,9 +167,9 @@ def cases(
     structure = operator.structure(draw, sizes, supports) if operator.structure else Structure()
     sizes = {**sizes, **structure.sizes}
     arguments: dict[str, Any] = dict(structure.keywords)
-    for name, values in conventions.items():
-        if len(values) > 1 or values[0] != operator.conventions[name][0]:
-            arguments[name] = draw(st.sampled_from(values))
+    for name, choices in conventions.items():
+        if len(choices) > 1 or choices[0] != operator.conventions[name][0]:
+            arguments[name] = draw(st.sampled_from(choices))
     regime = draw(st.sampled_from(FREQUENT))
     memory: dict[str, str] = {}
     seed = draw(st.integers(0, 2**32 - 1))

@@ -83,7 +83,7 @@ class Examination:
         found = {r.verdict for r in self.results}
         for verdict in ("error", "fail", "undecided", "pass"):
             if verdict in found:
-                return verdict  # type: ignore[return-value]
+                return verdict
         return "skipped"
 
     @property
@@ -342,7 +342,7 @@ class _Run:
         known: set[int] = set()
 
         def fresh(case: Case) -> None:
-            # Hypothesis likes to vary what it has drawn. As long as nothing has failed, only new numbers teach something.
+            # Hypothesis likes to vary what it drew. As long as nothing has failed, only new numbers teach something.
             if Phase.generate in phases and phases[-1] is not Phase.target and not self.hunting:
                 assume(case.seed not in known)
                 known.add(case.seed)

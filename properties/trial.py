@@ -279,7 +279,7 @@ def _returned(output: Array, dtype: Format) -> Values:
     assert isinstance(xp, Bounded)
     value, error = output.parts
     with xp.context():
-        return error + xp.at(dtype).charge(value, error)  # type: ignore[no-any-return]
+        return error + xp.at(dtype).charge(value, error)
 
 
 def _loosest(bounds: Sequence[Sequence[Values]]) -> tuple[Values, ...]:

@@ -53,4 +53,4 @@ def rotary_embedding(
     q = four_axes(x).transpose(1, 2)
     # One head stands for the key, which the module insists on rotating too.
     rotated, _ = rotary(q, q[:, :, :1], seqlen_offset=start)
-    return rotated.transpose(1, 2).reshape(x.shape)  # type: ignore[no-any-return]
+    return rotated.transpose(1, 2).reshape(x.shape)

@@ -35,7 +35,7 @@ def llama(
     cos, sin = cosines_and_sines(position, rotary_dim or x.shape[-1], base)
     cos, sin = (torch.cat([half, half], dim=-1).to(x.dtype)[None] for half in (cos, sin))
     q = four_axes(x)
-    return LigerRopeFunction.apply(q, _key(q), cos, sin)[0].reshape(x.shape)  # type: ignore[no-any-return]
+    return LigerRopeFunction.apply(q, _key(q), cos, sin)[0].reshape(x.shape)
 
 
 @kernel("rope", conventions=HALF, dtypes=DTYPES, requires=REQUIRES, interpreted=True)
@@ -59,7 +59,7 @@ def qwen2_vl(
     tables = zip(*(cosines_and_sines(axis, d, base) for axis in axes), strict=True)
     cos, sin = (torch.stack(table).to(x.dtype).repeat(1, 1, 2)[:, None].repeat(1, b, 1, 1) for table in tables)
     split = sections or (d // 2, 0, 0)
-    return LigerQwen2VLMRopeFunction.apply(q, _key(q), cos, sin, split)[0].reshape(x.shape)  # type: ignore[no-any-return]
+    return LigerQwen2VLMRopeFunction.apply(q, _key(q), cos, sin, split)[0].reshape(x.shape)
 
 
 @kernel("rope", conventions={"layout": "interleaved"}, dtypes=DTYPES, requires=REQUIRES, interpreted=True)
@@ -72,7 +72,7 @@ def llama4(x: torch.Tensor, position: torch.Tensor, *, base: float = 10000.0) ->
     freqs_cis = torch.complex(*cosines_and_sines(position, x.shape[-1], base)).to(torch.complex64)
     q = four_axes(x).transpose(1, 2)
     key = _key(q.transpose(1, 2)).transpose(1, 2)
-    return LigerLlama4RopeFunction.apply(q, key, freqs_cis[None])[0].transpose(1, 2).reshape(x.shape)  # type: ignore[no-any-return]
+    return LigerLlama4RopeFunction.apply(q, key, freqs_cis[None])[0].transpose(1, 2).reshape(x.shape)
 
 
 def _key(q: torch.Tensor) -> torch.Tensor:

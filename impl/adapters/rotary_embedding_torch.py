@@ -53,7 +53,7 @@ def rotate_queries_or_keys(
     rotary = _rotary(x, base, frequencies, rotary_dim)
     scale = None if attention_factor == 1.0 else attention_factor
     q = four_axes(x)
-    return rotary.rotate_queries_or_keys(q, offset=offset(position), scale=scale).reshape(x.shape)  # type: ignore[no-any-return]
+    return rotary.rotate_queries_or_keys(q, offset=offset(position), scale=scale).reshape(x.shape)
 
 
 @kernel("rope", conventions=INTERLEAVED, dtypes=ALL, requires=("rotary-embedding-torch",))
@@ -70,4 +70,4 @@ def apply_rotary_emb(
     from rotary_embedding_torch import apply_rotary_emb as apply
 
     angles = _rotary(x, base, frequencies, rotary_dim)(position)
-    return apply(angles, four_axes(x), scale=attention_factor).reshape(x.shape)  # type: ignore[no-any-return]
+    return apply(angles, four_axes(x), scale=attention_factor).reshape(x.shape)

@@ -41,4 +41,4 @@ def apply_rot_embed(
         rotate_half=layout == "half",
         device=x.device,
     )
-    return apply(four_axes(x), sin, cos, half=layout == "half").reshape(x.shape)  # type: ignore[no-any-return]
+    return apply(four_axes(x), sin, cos, half=layout == "half").reshape(x.shape)

@@ -32,7 +32,7 @@ def _module(module: str, name: str, d: int, rows: int, base: float, device: torc
 def _apply(module: str, name: str, x: torch.Tensor, position: torch.Tensor, base: float) -> torch.Tensor:
     rope = _module(module, name, x.shape[-1], table_rows(position, least=4096), base, x.device)
     q = four_axes(x).transpose(1, 2)
-    return rope(q, input_pos=position[None]).transpose(1, 2).reshape(x.shape)  # type: ignore[no-any-return]
+    return rope(q, input_pos=position[None]).transpose(1, 2).reshape(x.shape)
 
 
 @kernel("rope", conventions={"layout": "interleaved"}, dtypes=ALL, requires=("torchtune", "torchao"))

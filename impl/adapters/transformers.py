@@ -72,7 +72,7 @@ def _apply(model: str, x: torch.Tensor, position_ids: torch.Tensor, embedding: A
     """cos and sin once per forward pass, then queries and keys together: the query comes back."""
     q = four_axes(x)
     cos, sin = embedding(q, position_ids)
-    return _modeling(model).apply_rotary_pos_emb(q, q, cos, sin)[0].reshape(x.shape)  # type: ignore[no-any-return]
+    return _modeling(model).apply_rotary_pos_emb(q, q, cos, sin)[0].reshape(x.shape)
 
 
 def _axes(position: torch.Tensor, sections: tuple[int, ...] | None) -> torch.Tensor:
@@ -178,7 +178,7 @@ def llama4(
     """Llama 4: a product of complex64 numbers, [b, t, h, d]."""
     q = four_axes(x).transpose(1, 2)
     freqs_cis = _embedding("llama4", x.shape[-1], base, attention_factor=attention_factor)(q, position[None])
-    return _modeling("llama4").apply_rotary_emb(q, q, freqs_cis)[0].transpose(1, 2).reshape(x.shape)  # type: ignore[no-any-return]
+    return _modeling("llama4").apply_rotary_emb(q, q, freqs_cis)[0].transpose(1, 2).reshape(x.shape)
 
 
 @lru_cache(maxsize=8)
@@ -218,4 +218,4 @@ def roformer(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     embedding = _roformer_table(rows, x.shape[-1], x.dtype, x.device)
     sinusoidal = embedding(q.shape[1:3], position_ids=position)[None, None]
     attention = _modeling("roformer").RoFormerSelfAttention
-    return attention.apply_rotary_position_embeddings(sinusoidal, q, q)[0].reshape(x.shape)  # type: ignore[no-any-return]
+    return attention.apply_rotary_position_embeddings(sinusoidal, q, q)[0].reshape(x.shape)

@@ -42,4 +42,4 @@ def apply_rotary_pos_emb(
     from x_transformers.x_transformers import apply_rotary_pos_emb as apply
 
     angles, scale = _module(rotary_dim or x.shape[-1], base, x.device)(position)
-    return apply(four_axes(x), angles, scale * attention_factor).reshape(x.shape)  # type: ignore[no-any-return]
+    return apply(four_axes(x), angles, scale * attention_factor).reshape(x.shape)

@@ -268,8 +268,8 @@ class Arithmetic(ABC):
         """Move elements about, changing none: `function` takes and returns NumPy arrays."""
         first = arrays[0]
         if isinstance(first, Mask):
-            return Mask(np.asarray(function(*(a.bits for a in arrays))))  # type: ignore[union-attr]
-        parts = zip(*(a.parts for a in arrays), strict=True)  # type: ignore[union-attr]
+            return Mask(np.asarray(function(*(a.bits for a in arrays))))
+        parts = zip(*(a.parts for a in arrays), strict=True)
         return Array(first.xp, tuple(_array(function(*part)) for part in parts))
 
     def astype(self, x: Array, dtype: object, *, copy: bool = True) -> Array:

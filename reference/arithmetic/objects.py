@@ -36,8 +36,8 @@ class Objects(Arithmetic):
         self.bits = bits
         """The working precision, in bits of significand."""
 
-    def boxed(self, part: object) -> Array:
-        out = np.empty(np.shape(part), dtype=object)  # type: ignore[arg-type]
+    def boxed(self, part: Any) -> Array:
+        out: Part = np.empty(np.shape(part), dtype=object)
         out[...] = part
         return Array(self, (out,))
 
@@ -142,7 +142,7 @@ def _ball_function(name: str) -> Callable[[flint.arb], flint.arb]:
         return abs
     if name in ("floor", "ceil"):
         return _whole(name)
-    return getattr(flint.arb, name)  # type: ignore[no-any-return]
+    return getattr(flint.arb, name)
 
 
 def _whole(name: str) -> Callable[[flint.arb], flint.arb]:
