@@ -36,9 +36,9 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(as_json: bool) -> None:
     """List operators: signature, conventions, and the kernels known here."""
-    from rich.console import Console
     from rich.text import Text
 
+    from assay import report
     from assay.kernels import known_kernels
     from assay.properties import OPERATORS
 
@@ -56,7 +56,7 @@ def list_(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"operators": rows, "left_out": left_out}, indent=1))
         return
-    console = Console(highlight=False)
+    console = report.console()
     for row in rows:
         console.print(Text(f"{row['operator']}{row['signature']}", style="bold"))
         for name, values in OPERATORS[row["operator"]].conventions.items():
@@ -145,14 +145,12 @@ def check(kernels: tuple[str, ...], json_path: Path | None, **options: Any) -> N
     MODULE is a dotted name or a path to a .py file; MODULE alone means every function in it that is decorated with
     @assay.kernel.
     """
-    from rich.console import Console
-
     from assay import report
 
     if json_path is not None and not json_path.resolve().parent.is_dir():
         raise _Usage(f"there is no folder {json_path.resolve().parent} to write {json_path.name} into")
     found, left_out, effort = _configured(kernels, options)
-    console = Console(highlight=False)
+    console = report.console()
     judged = []
     interrupted = False
     try:
@@ -179,11 +177,11 @@ def check(kernels: tuple[str, ...], json_path: Path | None, **options: Any) -> N
 @_options
 def identify(kernels: tuple[str, ...], **options: Any) -> None:
     """Tell which conventions, form and precision a kernel follows."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from assay.properties.judgement import identify as identified
+    from assay.report import console
 
     if not kernels:
         raise _Usage("name a kernel: assay identify OPERATOR=MODULE:FUNCTION")
@@ -203,7 +201,7 @@ def identify(kernels: tuple[str, ...], **options: Any) -> None:
                 told = ", ".join(f"{n}={v}" for n, v in conventions.items())
                 cells = [told, inferred.form, inferred.precision, f"{inferred.headroom:.3g}"]
             table.add_row(*(Text(c) for c in (kernel.name, dtype, *cells)))
-    Console(highlight=False).print(table)
+    console().print(table)
     if unknown:
         sys.exit(1)
 
@@ -272,7 +270,7 @@ def _examined(found: list[Known], effort: Effort, options: dict[str, Any]) -> It
     from assay.runner import one_line
 
     work = [(kernel, dtype) for kernel in found for dtype in _dtypes(kernel, options["dtypes"])]
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, emoji=False)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -24,6 +24,12 @@ STYLES = {"pass": "green", "fail": "red", "error": "red", "undecided": "yellow",
 Judged = tuple[Known, Examination]
 
 
+def console() -> Console:
+    """Where results are printed; a file or a pipe is wide enough for a table."""
+    out = Console(highlight=False, emoji=False)
+    return out if out.is_terminal else Console(highlight=False, emoji=False, width=160)
+
+
 def print_table(console: Console, judged: Sequence[Judged]) -> None:
     """One row per kernel and dtype."""
     table = Table(box=None, header_style="bold", pad_edge=False)

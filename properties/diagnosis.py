@@ -53,7 +53,7 @@ def infer(operator: Operator, trials: Sequence[Trial]) -> Inferred | None:
         return None
     dtype = trials[0].case.dtype
     # Bounds are ranked where they differ: on ordinary numbers, in arrays of some size.
-    sample = sorted(trials, key=lambda t: (t.case.regime != "ordinary", -t.exact[0].midpoint.size))[:6]
+    sample = sorted(trials, key=lambda t: (t.case.regime != "ordinary", -t.exact[0].midpoint.size))[:3]
     candidates: list[tuple[float, bool, int, str, str]] = []
     for form, text in operator.texts.items():
         for precision in (p.name for p in published(dtype)):

@@ -199,12 +199,12 @@ class _Run:
             if self.progress is not None:
                 self.progress(self.seen, max((t.headroom for t in self.tallies.values()), default=0.0))
 
-        while self.round < ROUNDS and self.counted < COUNTED and not self._failed():
+        while self.round < ROUNDS and self.counted < COUNTED and not self._agreement_failed():
             self._drawn(one, self.effort.examples, (Phase.generate,))
             self.round += 1
             if not self.kept:
                 return
-        if self.effort.climb and not self._failed():
+        if self.effort.climb and not self._agreement_failed():
             self._drawn(one, self.effort.climb, (Phase.generate, Phase.target))
 
     def _take_turns(self, trial: Trial) -> None:
@@ -216,8 +216,9 @@ class _Run:
                 self._attempt(check, trial)
                 left -= self.tallies[check.name].cases - before
 
-    def _failed(self) -> bool:
-        return any(t.failed is not None for t in self.tallies.values())
+    def _agreement_failed(self) -> bool:
+        tally = self.tallies.get(AGREEMENT.name)
+        return tally is not None and tally.failed is not None
 
     def _attempt(self, check: Check, trial: Trial) -> bool:
         """One demand on one case. False if the kernel does not cover the case at all."""

@@ -20,6 +20,16 @@ def four_axes(x: torch.Tensor) -> torch.Tensor:
     return x[(None,) * (4 - x.ndim)] if x.ndim <= 4 else x.flatten(0, x.ndim - 4)
 
 
+def rotated_dim(x: torch.Tensor, rotary_dim: int | None) -> int:
+    """How many channels of x rotate.
+
+    Raises: NotImplementedError for none, which no package has a way to ask for.
+    """
+    if rotary_dim == 0:
+        raise NotImplementedError("some channel must rotate")
+    return x.shape[-1] if rotary_dim is None else rotary_dim
+
+
 def offset(position: torch.Tensor) -> int:
     """The one number that positions offset, offset + 1, ... amount to.
 

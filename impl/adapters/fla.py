@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from assay.impl.adapters._inputs import four_axes, offset, runs_triton, table_rows
+from assay.impl.adapters._inputs import four_axes, offset, rotated_dim, runs_triton, table_rows
 from assay.impl.kernel import kernel
 
 
@@ -49,7 +49,7 @@ def rotary_embedding(
     runs_triton(x)
     start = offset(position)
     table_rows(position, least=1)  # raises where the table would have to begin below zero or never end
-    rotary = _module(rotary_dim or x.shape[-1], base, layout == "interleaved", x.device)
+    rotary = _module(rotated_dim(x, rotary_dim), base, layout == "interleaved", x.device)
     q = four_axes(x).transpose(1, 2)
     # One head stands for the key, which the module insists on rotating too.
     rotated, _ = rotary(q, q[:, :, :1], seqlen_offset=start)

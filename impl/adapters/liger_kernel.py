@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assay.impl.adapters._inputs import cosines_and_sines, four_axes, runs_triton
+from assay.impl.adapters._inputs import cosines_and_sines, four_axes, rotated_dim, runs_triton
 from assay.impl.kernel import kernel
 
 
@@ -32,7 +32,7 @@ def llama(
     import torch
     from liger_kernel.ops import LigerRopeFunction
 
-    cos, sin = cosines_and_sines(position, rotary_dim or x.shape[-1], base)
+    cos, sin = cosines_and_sines(position, rotated_dim(x, rotary_dim), base)
     cos, sin = (torch.cat([half, half], dim=-1).to(x.dtype)[None] for half in (cos, sin))
     q = four_axes(x)
     return LigerRopeFunction.apply(q, _key(q), cos, sin)[0].reshape(x.shape)

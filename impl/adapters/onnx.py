@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from assay.impl.adapters._inputs import four_axes, table, table_rows
+from assay.impl.adapters._inputs import four_axes, rotated_dim, table, table_rows
 from assay.impl.kernel import kernel
 
 
@@ -39,7 +39,7 @@ def feeds(
 ) -> dict[str, np.ndarray[Any, Any]]:
     """The four inputs as NumPy arrays."""
     q = four_axes(x)
-    cos, sin = table(table_rows(position, least=2048), rotary_dim or x.shape[-1], base, x.dtype)
+    cos, sin = table(table_rows(position, least=2048), rotated_dim(x, rotary_dim), base, x.dtype)
     ids = position.expand(q.shape[0], -1).contiguous()
     named = {"X": q, "cos_cache": cos, "sin_cache": sin}
     return {name: _array(tensor) for name, tensor in named.items()} | {"position_ids": ids.numpy()}

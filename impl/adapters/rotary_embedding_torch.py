@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from assay.impl.adapters._inputs import four_axes, offset
+from assay.impl.adapters._inputs import four_axes, offset, rotated_dim
 from assay.impl.kernel import kernel
 
 
@@ -33,7 +33,7 @@ def _module(dim: int, base: float, custom: tuple[float, ...] | None, dtype: Any,
 
 
 def _rotary(x: torch.Tensor, base: float, frequencies: torch.Tensor | None, rotary_dim: int | None) -> Any:
-    dim = rotary_dim or x.shape[-1]
+    dim = rotated_dim(x, rotary_dim)
     if frequencies is None:
         return _module(dim, base, None, None, x.device)
     return _module(dim, base, tuple(frequencies.tolist()), frequencies.dtype, x.device)

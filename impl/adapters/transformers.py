@@ -14,7 +14,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from assay.impl.adapters._inputs import four_axes, table_rows
+from assay.impl.adapters._inputs import four_axes, rotated_dim, table_rows
 from assay.impl.kernel import kernel
 
 
@@ -166,7 +166,7 @@ def glm4v(
 ) -> torch.Tensor:
     """GLM-4V: M-RoPE on the leading channels."""
     d = x.shape[-1]
-    whole = ((rotary_dim or d) // 2, 0, 0)
+    whole = (rotated_dim(x, rotary_dim) // 2, 0, 0)
     embedding = _embedding("glm4v", d, base, rotary_dim, sections or whole, attention_factor)
     return _apply("glm4v", x, _axes(position, sections), embedding)
 
@@ -193,7 +193,7 @@ def gptj(x: torch.Tensor, position: torch.Tensor, *, rotary_dim: int | None = No
     import torch
 
     q = four_axes(x).transpose(1, 2)
-    r = rotary_dim or x.shape[-1]
+    r = rotated_dim(x, rotary_dim)
     sin, cos = _gptj_table(table_rows(position, least=2048), r, x.device)(q, position[None])
     rotated = _modeling("gptj").apply_rotary_pos_emb(q[..., :r], sin, cos)
     return torch.cat([rotated, q[..., r:]], dim=-1).transpose(1, 2).reshape(x.shape)

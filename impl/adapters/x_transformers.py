@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from assay.impl.adapters._inputs import four_axes
+from assay.impl.adapters._inputs import four_axes, rotated_dim
 from assay.impl.kernel import kernel
 
 
@@ -41,5 +41,5 @@ def apply_rotary_pos_emb(
     """As `AttentionLayers` rotates: angles from positions, then the query."""
     from x_transformers.x_transformers import apply_rotary_pos_emb as apply
 
-    angles, scale = _module(rotary_dim or x.shape[-1], base, x.device)(position)
+    angles, scale = _module(rotated_dim(x, rotary_dim), base, x.device)(position)
     return apply(four_axes(x), angles, scale * attention_factor).reshape(x.shape)

@@ -219,7 +219,7 @@ class _Rotated(torch.autograd.Function):
 
 
 def _rotated(position: Tensor, rotation: _Rotation, *tensors: Tensor) -> tuple[Tensor, ...]:
-    return _Rotated.apply(position, rotation, *tensors)  # type: ignore[no-untyped-call, no-any-return]  # torch has no types
+    return _Rotated.apply(position, rotation, *tensors)  # type: ignore[no-any-return]
 
 
 def _launch(position: Tensor, rotation: _Rotation, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
