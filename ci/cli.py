@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,11 @@ import click
 
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from assay.kernels import Known
     from assay.properties.judgement import Effort, Examination
+    from assay.properties.trial import Subject
 
 
 class _Usage(click.ClickException):
@@ -138,6 +142,9 @@ def _options(function: Any) -> Any:
 @main.command()
 @_kernels
 @_options
+@click.option(
+    "--jobs", type=click.IntRange(1), help="Processes side by side; as many as there are cores, if not given."
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the results here.")
 def check(kernels: tuple[str, ...], json_path: Path | None, **options: Any) -> None:
     """Judge kernels; without an argument, every kernel of assay and of the packages installed here, as with --quick.
@@ -252,52 +259,109 @@ def _dtypes(kernel: Known, asked: str | None) -> list[str]:
     return [name for name in names if name in kernel.claims.dtypes or name == "float64"]
 
 
-def _subject(kernel: Known, device: str) -> Any:
+def _subject(kernel: Known, device: str) -> Subject:
     from assay.kernels import keywords
     from assay.runner import TorchSubject
 
     return TorchSubject(kernel.name, kernel.function, kernel.claims, keywords(kernel.operator), device=device)
 
 
-def _examined(found: list[Known], effort: Effort, options: dict[str, Any]) -> Iterable[tuple[Known, Examination]]:
-    """Judge one kernel and dtype after the other, showing progress."""
-    from dataclasses import replace
-
+def _examined(found: list[Known], effort: Effort, options: dict[str, Any]) -> Iterator[tuple[Known, Examination]]:
+    """Judge each kernel in each dtype, showing progress."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from assay.properties.judgement import examine
-    from assay.runner import one_line
-
     work = [(kernel, dtype) for kernel in found for dtype in _dtypes(kernel, options["dtypes"])]
+    jobs = min(options["jobs"] or os.cpu_count() or 1, len(work))
     console = Console(stderr=True, highlight=False, emoji=False)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("cases, headroom {task.fields[headroom]}"),
+        TextColumn("{task.fields[told]}", markup=False),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        for done, (kernel, dtype) in enumerate(work, 1):
-            # Triton's interpreter costs about a millisecond per program.
-            mine = replace(effort, examples=max(1, effort.examples * 5 // 8)) if kernel.claims.interpreted else effort
-            label = f"{done}/{len(work)} {kernel.name} {dtype}"
+        done = progress.add_task("kernels and dtypes", total=len(work), told="")
+        judge = _one_by_one if jobs <= 1 else _side_by_side
+        for (kernel, dtype), examination in zip(work, judge(work, effort, options, jobs, progress), strict=True):
+            progress.update(done, advance=1, told=f"{kernel.name} {dtype}: {examination.verdict}")
             if not console.is_terminal and len(work) > 1:
-                console.print(label, markup=False)
-            task = progress.add_task(label, total=mine.examples, headroom="0")
+                console.print(f"{kernel.name} {dtype}: {examination.verdict}", markup=False)
+            yield kernel, examination
 
-            def show(cases: int, headroom: float, task: Any = task) -> None:
-                progress.update(task, completed=cases, headroom=f"{headroom:.3g}")
 
-            subject = _subject(kernel, options["device"])
-            claimed = dict(kernel.claims.conventions)
-            try:
-                yield kernel, examine(kernel.operator, subject, dtype, conventions=claimed, effort=mine, progress=show)
-            except (ArithmeticError, TypeError, ValueError) as error:
-                raise _Usage(
-                    f"the definition of {kernel.operator.name} cannot be evaluated: "
-                    f"{type(error).__name__}: {one_line(error)}"
-                ) from error
-            finally:
-                progress.remove_task(task)
+def _one_by_one(
+    work: list[tuple[Known, str]], effort: Effort, options: dict[str, Any], jobs: int, progress: Progress
+) -> Iterator[Examination]:
+    for kernel, dtype in work:
+        task = progress.add_task(f"{kernel.name} {dtype}", total=None, told="")
+
+        def show(cases: int, headroom: float, task: Any = task) -> None:
+            progress.update(task, completed=cases, told=f"cases, headroom {headroom:.3g}")
+
+        yield _judged(kernel, dtype, effort, options["device"], show)
+        progress.remove_task(task)
+
+
+def _side_by_side(
+    work: list[tuple[Known, str]], effort: Effort, options: dict[str, Any], jobs: int, progress: Progress
+) -> Iterator[Examination]:
+    """The same in fresh processes; results come in the order of the work."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import active_children, get_context
+
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_quiet)
+    claimed = {name: options[name] for name in ("precision", "form", "conventions")}
+    try:
+        common = (claimed, effort, options["device"])
+        pending = [pool.submit(_judged_there, kernel.spelling, dtype, *common) for kernel, dtype in work]
+        for future in pending:
+            yield future.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in active_children():
+            child.terminate()
+        raise
+    pool.shutdown()
+
+
+def _quiet() -> None:
+    """Ctrl-C is the business of the process that the user sees, and so are warnings."""
+    import signal
+    import warnings
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")
+
+
+def _judged_there(spelling: str, dtype: str, claimed: dict[str, Any], effort: Effort, device: str) -> Examination:
+    from assay.kernels import resolve
+
+    (kernel,) = resolve(spelling)
+    return _judged(kernel.claiming(**claimed), dtype, effort, device)
+
+
+def _judged(
+    kernel: Known, dtype: str, effort: Effort, device: str, show: Callable[[int, float], None] | None = None
+) -> Examination:
+    from dataclasses import replace
+
+    from assay.properties.judgement import examine
+    from assay.runner import one_line
+
+    if kernel.claims.interpreted and device == "cpu":  # a program costs the interpreter milliseconds
+        effort = replace(effort, examples=max(1, effort.examples * 5 // 8), shares=1)
+    try:
+        return examine(
+            kernel.operator,
+            _subject(kernel, device),
+            dtype,
+            conventions=dict(kernel.claims.conventions),
+            effort=effort,
+            progress=show,
+        )
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise _Usage(
+            f"the definition of {kernel.operator.name} cannot be evaluated: {type(error).__name__}: {one_line(error)}"
+        ) from error

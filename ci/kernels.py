@@ -53,6 +53,13 @@ class Known:
     operator: Operator
     function: Callable[..., Any]
     claims: Claims
+    place: str
+    """MODULE:FUNCTION."""
+
+    @property
+    def spelling(self) -> str:
+        """OPERATOR=MODULE:FUNCTION, from which any process finds it again."""
+        return f"{self.operator.name}={self.place}"
 
     def claiming(self, **changes: Any) -> Known:
         """The same kernel with other claims; None changes nothing."""
@@ -77,7 +84,7 @@ def known_kernels() -> tuple[list[Known], list[str]]:
             left_out.append(f"{short}: {short.partition('.')[0]} is not installed")
             continue
         module = importlib.import_module(module_name)
-        for kernel in kernels_in(module, {}, prefix=short):
+        for kernel in kernels_in(module, {}, module_name, prefix=short):
             missing = [p for p in kernel.claims.requires if not _installed(p)]
             if missing:
                 left_out.append(f"{kernel.name}: {', '.join(missing)} is not installed")
@@ -106,14 +113,15 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def kernels_in(module: ModuleType, operators: Mapping[str, Operator], *, prefix: str) -> list[Known]:
+def kernels_in(module: ModuleType, operators: Mapping[str, Operator], place: str, *, prefix: str) -> list[Known]:
     """Every decorated function that is defined in a module, in the order in which it stands there."""
     out = []
     for name, value in vars(module).items():
         claims = claims_of(value)
         if claims is None or getattr(value, "__module__", None) != module.__name__:
             continue
-        out.append(Known(f"{prefix}:{name}", operator_named(claims.operator, operators), value, claims))
+        operator = operator_named(claims.operator, operators)
+        out.append(Known(f"{prefix}:{name}", operator, value, claims, f"{place}:{name}"))
     return out
 
 
@@ -144,7 +152,7 @@ def resolve(spelling: str) -> list[Known]:
     module = load(module_name)
     operators = {v.name: v for v in vars(module).values() if isinstance(v, Operator)}
     if not function_name:
-        found = kernels_in(module, operators, prefix=module_name)
+        found = kernels_in(module, operators, module_name, prefix=module_name)
         if not found:
             raise UsageError(f"{module_name} has no function decorated with @assay.kernel")
         return found
@@ -159,7 +167,7 @@ def resolve(spelling: str) -> list[Known]:
     operator = operator_named(operator_name or claims.operator, operators)  # type: ignore[union-attr]
     if claims is None or claims.operator != operator.name:
         claims = Claims(operator.name)
-    return [Known(place, operator, function, claims)]
+    return [Known(place, operator, function, claims, place)]
 
 
 def load(module_name: str) -> ModuleType:
