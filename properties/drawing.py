@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
+from hypothesis.internal.constants_ast import Constants
 
 from assay.properties.contract import Integers, Operator, Structure, Tensor
 from assay.reference.arithmetic.precision import FORMATS, Format
@@ -153,6 +155,21 @@ def place(values: Values, memory: str) -> Values:
         buffer[1:] = values.ravel()
         return buffer[1:].reshape(shape)
     return np.ascontiguousarray(values).reshape(shape)
+
+
+class Independent(HypothesisProvider):
+    """Draws each case afresh, as Hypothesis draws, and from nothing but the seed.
+
+    By itself Hypothesis spends most of a small budget on variations of earlier cases, and mixes in constants of
+    whatever modules happen to be loaded, so that a verdict could depend on what was judged before.
+    """
+
+    @property
+    def _local_constants(self) -> Constants:  # type: ignore[override]
+        return Constants()
+
+
+AVAILABLE_PROVIDERS["assay"] = f"{Independent.__module__}.{Independent.__qualname__}"
 
 
 @st.composite

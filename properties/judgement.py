@@ -15,7 +15,7 @@ from itertools import product
 from typing import Literal
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, assume, given, seed, settings, target
+from hypothesis import HealthCheck, Phase, given, seed, settings, target
 
 from assay.properties.contract import Operator
 from assay.properties.diagnosis import Finding, Inferred, agrees, diagnose, infer
@@ -177,8 +177,6 @@ class _Run:
         self.kept: list[Trial] = []
         self.seen = 0
         self.round = 0
-        self.hunting = False
-        """A case has raised, and Hypothesis is making it smaller."""
         self.left = effort.shrink_seconds
         self.counted = 0
         self.refusal = ""
@@ -323,7 +321,7 @@ class _Run:
             if known[key]:
                 raise Found
 
-        self.round, self.hunting = tally.round, False
+        self.round = tally.round
         with suppress(Found):
             self._drawn(one, self.effort.examples, (Phase.generate, Phase.shrink))
         self.left -= time.perf_counter() - started
@@ -336,24 +334,12 @@ class _Run:
             database=None,
             deadline=None,
             phases=phases,
+            backend="hypothesis" if Phase.target in phases else "assay",
             suppress_health_check=list(HealthCheck),
             report_multiple_bugs=False,
             print_blob=False,
         )
-        known: set[int] = set()
-
-        def fresh(case: Case) -> None:
-            # Hypothesis likes to vary what it drew. As long as nothing has failed, only new numbers teach something.
-            if Phase.generate in phases and phases[-1] is not Phase.target and not self.hunting:
-                assume(case.seed not in known)
-                known.add(case.seed)
-            try:
-                one(case)
-            except BaseException:
-                self.hunting = True
-                raise
-
-        seed(self.effort.seed + (self.round << 32))(configured(given(self.strategy)(fresh)))()
+        seed(self.effort.seed + (self.round << 32))(configured(given(self.strategy)(one)))()
 
 
 def _arrays(case: Case) -> list[Values]:
