@@ -196,7 +196,7 @@ def test_no_right_kernel_exceeds_the_bound(kernel: Callable[..., Any], dtype: st
     only = ("agrees_with_oracle", "gradients_agree")
     found = examine(ROPE, subject(kernel), dtype, effort=Effort(examples=1200, seed=1), only=only)
     assert failures(found) == {}
-    assert sum(r.cases for r in found.results) == 2400
+    assert all(r.cases >= 1200 for r in found.results)
 
 
 def test_the_bound_is_approached_on_ordinary_numbers() -> None:
