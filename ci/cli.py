@@ -53,7 +53,7 @@ def list_(as_json: bool) -> None:
             "signature": _signature(o.definition),
             "conventions": {name: list(values) for name, values in o.conventions.items()},
             "forms": list(o.texts),
-            "kernels": [k.name for k in found if k.operator.name == o.name],
+            "kernels": [k.spelling for k in found if k.operator.name == o.name],
         }
         for o in OPERATORS.values()
     ]
@@ -68,8 +68,7 @@ def list_(as_json: bool) -> None:
         console.print(f"  forms: {', '.join(row['forms'])}")
         for kernel in row["kernels"]:
             console.print(f"  kernel {kernel}", markup=False)
-    for line in left_out:
-        console.print(f"not here: {line}", style="dim", markup=False)
+    report.print_left_out(console, left_out)
 
 
 @main.command()
@@ -167,8 +166,7 @@ def check(kernels: tuple[str, ...], json_path: Path | None, **options: Any) -> N
         interrupted = True
     report.print_table(console, judged)
     report.print_failures(console, judged)
-    for line in left_out:
-        console.print(f"not judged: {line}", style="dim", markup=False)
+    report.print_left_out(console, left_out)
     if json_path is not None:
         report.write_json(json_path, report.as_json(judged, left_out))
     if interrupted:
@@ -213,7 +211,7 @@ def identify(kernels: tuple[str, ...], **options: Any) -> None:
         sys.exit(1)
 
 
-def _configured(kernels: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Known], list[str], Effort]:
+def _configured(kernels: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Known], dict[str, str], Effort]:
     """Kernels with the claims asked for, and how hard to look. Raises: _Usage in one line."""
     from dataclasses import replace
 

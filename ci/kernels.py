@@ -74,22 +74,22 @@ class Known:
         return {package: metadata.version(package) for package in self.claims.requires}
 
 
-def known_kernels() -> tuple[list[Known], list[str]]:
-    """The kernels of assay and of the packages installed here; and, in one line each, what is left out and why."""
+def known_kernels() -> tuple[list[Known], dict[str, str]]:
+    """The kernels of assay and of installed packages; and the names of those left out, each with the reason."""
     found: list[Known] = []
-    left_out: list[str] = []
+    left_out: dict[str, str] = {}
     for module_name in MODULES:
         short = module_name.removeprefix("assay.impl.").removeprefix("adapters.")
         if not module_name.startswith("assay.impl.adapters.") and _missing(short.partition(".")[0]):
-            left_out.append(f"{short}: {short.partition('.')[0]} is not installed")
+            left_out[short] = f"{short.partition('.')[0]} is not installed"
             continue
         module = importlib.import_module(module_name)
         for kernel in kernels_in(module, {}, module_name, prefix=short):
             missing = [p for p in kernel.claims.requires if not _installed(p)]
             if missing:
-                left_out.append(f"{kernel.name}: {', '.join(missing)} is not installed")
+                left_out[kernel.name] = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
             elif kernel.claims.interpreted and not _has_gpu() and os.environ.get("TRITON_INTERPRET") != "1":
-                left_out.append(f"{kernel.name}: needs a GPU, or TRITON_INTERPRET=1 in the environment")
+                left_out[kernel.name] = "there is no GPU and TRITON_INTERPRET=1 is not set"
             else:
                 found.append(kernel)
     return found, left_out
@@ -220,8 +220,8 @@ def keywords(operator: Operator) -> frozenset[str]:
     return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
-def chosen(spellings: Sequence[str]) -> tuple[list[Known], list[str]]:
+def chosen(spellings: Sequence[str]) -> tuple[list[Known], dict[str, str]]:
     """The kernels named, or, if none is, all that are known here."""
     if not spellings:
         return known_kernels()
-    return [kernel for spelling in spellings for kernel in resolve(spelling)], []
+    return [kernel for spelling in spellings for kernel in resolve(spelling)], {}

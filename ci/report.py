@@ -6,7 +6,8 @@ import json
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -72,13 +73,22 @@ def print_failures(console: Console, judged: Sequence[Judged]) -> None:
             console.print(Text(f"  also: {', '.join(r.property for r in others)}"), soft_wrap=True)
 
 
+def print_left_out(console: Console, left_out: Mapping[str, str]) -> None:
+    """What was not looked at, in one line for each reason."""
+    names = defaultdict(list)
+    for name, reason in left_out.items():
+        names[reason].append(name)
+    for reason, left in names.items():
+        console.print(Text(f"not judged, since {reason}: {', '.join(left)}", style="dim"), soft_wrap=True)
+
+
 def number(value: float | None) -> str:
     if value is None:
         return ""
     return "inf" if math.isinf(value) else f"{value:.3g}"
 
 
-def as_json(judged: Sequence[Judged], left_out: Sequence[str]) -> dict[str, Any]:
+def as_json(judged: Sequence[Judged], left_out: Mapping[str, str]) -> dict[str, Any]:
     """Per kernel, dtype and property: verdict, headroom, cases, seconds, inference, diagnosis."""
     kernels = []
     for kernel, found in judged:
@@ -107,7 +117,7 @@ def as_json(judged: Sequence[Judged], left_out: Sequence[str]) -> dict[str, Any]
         "python": platform.python_version(),
         "torch": metadata.version("torch"),
         "machine": platform.machine(),
-        "left_out": list(left_out),
+        "left_out": dict(left_out),
         "results": kernels,
     }
 

@@ -165,7 +165,7 @@ class Independent(HypothesisProvider):
     """
 
     @property
-    def _local_constants(self) -> Constants:  # type: ignore[override]
+    def _local_constants(self) -> Constants:
         return Constants()
 
 
