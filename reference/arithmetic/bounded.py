@@ -26,18 +26,17 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from assay.reference.arithmetic.array import COMPARISONS, Arithmetic, Array, Mask, Part
-from assay.reference.arithmetic.precision import FLOAT64, FORMATS, QUAD, Format, Precision
+from assay.reference.arithmetic.array import COMPARISONS, Array, Mask, Part
+from assay.reference.arithmetic.formatted import EXTENDED, Formatted, meet, of
 
 
 ULPS = {"exp": 2, "expm1": 2, "log": 1, "log1p": 1, "sin": 2, "cos": 2, "tanh": 2, "pow": 4}
 """Units in the last place by which a library's elementary function may be off; an ulp is at most 2 u."""
 
-EXTENDED = np.longdouble
 _SPLIT = EXTENDED(2) ** (np.finfo(EXTENDED).nmant // 2 + 1) + 1
 
 
-class Bounded(Arithmetic):
+class Bounded(Formatted):
     """Values and the worst-case error of a kernel that computes in `precision`.
 
     An array has two parts: value[...] (extended precision) and error[...] >= 0. Where the working format would
@@ -46,24 +45,14 @@ class Bounded(Arithmetic):
 
     __name__ = "assay.bounded"
 
-    def __init__(self, precision: Precision) -> None:
-        self.precision = precision
-        self.format = precision.working
-        self._formats = {self.format.name: self}
+    def beside(self) -> Bounded:
+        return Bounded(self.precision)
 
     @contextmanager
     def context(self) -> Iterator[None]:
         """What overflows or is undefined becomes an infinite error, without NumPy's warning about it."""
         with np.errstate(all="ignore"):
             yield
-
-    def at(self, working: Format) -> Bounded:
-        """The same precision, for steps in another format: arrays of the two can meet."""
-        if working.name not in self._formats:
-            other = Bounded(self.precision)
-            other.format, other._formats = working, self._formats
-            self._formats[working.name] = other
-        return self._formats[working.name]
 
     # Making and reading arrays -----------------------------------------------------------------------------------
 
@@ -77,13 +66,12 @@ class Bounded(Arithmetic):
         value = np.asarray(values).astype(EXTENDED)
         return Array(self, (value, np.zeros_like(value)))
 
-    def parameter(self, value: float) -> Array:
-        """A scalar of the host language, in double: it is rounded when it first meets an array."""
-        return self.at(FLOAT64).lift(np.asarray(value))
-
     def approximate(self, values: Part, error: Part) -> Array:
         """Numbers known to within error: what a kernel returned, as against what it should have."""
         return self.limited(np.asarray(values).astype(EXTENDED), error)
+
+    def cast(self, x: Array) -> Array:
+        return self.rounded(*x.parts)
 
     def rounded(self, value: Part, error: Part, *, residual: Part | float = 0.0, gradual: bool = True) -> Array:
         """One rounding to the working format."""
@@ -105,38 +93,10 @@ class Bounded(Arithmetic):
                 charge = np.maximum(charge, f.tiny)
         return np.where(exact, 0, charge + np.abs(residual))
 
-    @property
-    def pi(self) -> Array:
-        # A constant of the host language, like a parameter: rounded when it first meets an array.
-        value = np.asarray(4 * np.arctan(EXTENDED(1)))
-        return Array(self.at(QUAD), (value, np.finfo(EXTENDED).eps * value))
-
     def wrap(self, x: Array) -> Array:
         # Integers in wrapping arithmetic, or fmod: exact, and an error moves the point along the circle.
         value, error = x.parts
         return self.limited(value - np.rint(value), error)
-
-    # Roundings that a definition names ---------------------------------------------------------------------------
-
-    def astype(self, x: Array, dtype: object, *, copy: bool = True) -> Array:
-        """Integers (positions) become numbers of the working format, which may not hold them."""
-        return _of(x).rounded(*x.parts)
-
-    def store(self, x: Array, kind: str) -> Array:
-        kept = self.precision.storage.get(kind)
-        if kept is None:
-            return x
-        return Array(x.xp, self.at(kept).rounded(*x.parts).parts)
-
-    def widen(self, x: Array, form: str) -> Array:
-        wide, own = FORMATS[form], _of(x).format
-        if wide.quantum:  # a fixed-point format is not wider everywhere: getting there is a rounding
-            return self.at(wide).rounded(*x.parts)
-        return x if own.bits >= wide.bits else Array(self.at(wide), x.parts)
-
-    def narrow(self, x: Array) -> Array:
-        own = self.at(self.precision.working)
-        return x if x.xp is own else own.rounded(*x.parts)
 
     # Steps -------------------------------------------------------------------------------------------------------
 
@@ -159,8 +119,9 @@ class Bounded(Arithmetic):
         return self.limited(value, np.where(trivial, 0, carried + charge))
 
     def binary(self, name: str, x: Array, y: Array) -> Array:
-        x, y = _meet(x, y)
-        xp = _of(x)
+        x, y = meet(x, y)
+        xp = of(x)
+        assert isinstance(xp, Bounded)
         (a, ea), (b, eb) = x.parts, y.parts
         if name in ("add", "subtract"):
             if name == "subtract":
@@ -200,8 +161,7 @@ class Bounded(Arithmetic):
         return self.limited(value, np.where(trivial, 0, carried + np.maximum(charge, self.format.tiny)))
 
     def total(self, x: Array) -> Array:
-        accumulator = self.precision.accumulator or self.format
-        accumulator = accumulator if accumulator.bits >= self.format.bits else self.format
+        accumulator = self.accumulator
         v, e = x.parts
         n = x.shape[-1]
         value, error = v.sum(axis=-1), e.sum(axis=-1)
@@ -217,33 +177,12 @@ class Bounded(Arithmetic):
         wide = self.at(accumulator).limited(value, error + np.where(exact | (terms <= 1), 0, charge))
         return wide if accumulator == self.format else self.rounded(*wide.parts)
 
-    def matmul(self, x: Array, y: Array) -> Array:
-        product = self.precision.product
-        if product is not None:
-            x, y = (Array(self, self.at(product).rounded(*a.parts).parts) for a in (x, y))
-        return super().matmul(x, y)
-
     def peak(self, x: Array) -> Array:
         return Array(self, (x.parts[0].max(axis=-1), x.parts[1].max(axis=-1)))
 
     def compare(self, name: str, x: Array, y: Array) -> Mask:
         # Values decide: a definition branches on inputs, which are exact.
         return Mask(np.asarray(COMPARISONS[name](x.parts[0], y.parts[0])))
-
-
-def _of(x: Array) -> Bounded:
-    assert isinstance(x.xp, Bounded)
-    return x.xp
-
-
-def _meet(x: Array, y: Array) -> tuple[Array, Array]:
-    """Two operands in one format: a scalar takes that of the array that it meets, otherwise the wider one wins."""
-    a, b = _of(x), _of(y)
-    if a is b:
-        return x, y
-    if (x.ndim == 0) != (y.ndim == 0):
-        return (b.rounded(*x.parts), y) if x.ndim == 0 else (x, a.rounded(*y.parts))
-    return (x, Array(a, y.parts)) if a.format.bits >= b.format.bits else (Array(b, x.parts), y)
 
 
 def _carried(name: str, v: Part, e: Part, value: Part) -> Part:

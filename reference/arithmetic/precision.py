@@ -8,11 +8,15 @@ Source: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+
+
+MODES: dict[str, Callable[[Any], Any]] = {"nearest": np.rint, "toward zero": np.trunc, "up": np.ceil}
+"""The directions of rounding, as what becomes of the significand."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,18 @@ class Format:
     @property
     def max(self) -> np.longdouble:
         return np.ldexp(np.longdouble(2) - np.ldexp(np.longdouble(1), 1 - min(self.bits, 60)), self.emax)
+
+    def round(self, x: Any, mode: str = "nearest") -> Any:
+        """x[...] (extended precision) rounded to this format: `nearest` (ties to even), `toward zero` or `up`."""
+        if self.quantum:
+            return MODES[mode](x / np.longdouble(self.quantum)) * np.longdouble(self.quantum)
+        significand, exponent = np.frexp(x)  # |significand| in [1/2, 1)
+        kept = np.minimum(self.bits, self.bits - (self.emin - (exponent - 1)))  # fewer bits below 2**emin
+        out = np.ldexp(MODES[mode](np.ldexp(significand, kept)), exponent - kept)
+        if mode == "toward zero":
+            return np.where(np.isfinite(x), np.clip(out, -self.max, self.max), out)
+        low = -self.max if mode == "up" else -np.inf
+        return np.where(out > self.max, np.inf, np.where((out < -self.max) & np.isfinite(x), low, out))
 
     def holds(self, x: Any) -> Any:
         """Which numbers of x[...] (extended precision) are representable, element by element."""
