@@ -107,6 +107,9 @@ class Operator:
     """Other texts of the same function, by name. Without any, the definition's own text is the one form."""
     slips: Mapping[str, Definition] = field(default_factory=dict)
     """Named mistakes, each a definition of what a kernel that makes it computes."""
+    strays: Mapping[str, Definition] = field(default_factory=dict)
+    """Numbers that a kernel may have and the operator has not, such as an eps in a denominator: by name, a definition
+    that takes one as a keyword of that name and is the operator's own at 0."""
     properties: tuple[Property, ...] = ()
     structure: Callable[[Callable[[Any], Any], Sizes, Callable[[str], bool]], Structure] | None = None
     """Draws keywords that depend on sizes: (draw, sizes, supports keyword?) -> Structure."""

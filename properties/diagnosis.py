@@ -1,7 +1,7 @@
 """What a kernel really does: the form and precision that it follows, and what is wrong when it is wrong.
 
 Discrete: its outputs are compared with the definition under other conventions, with named slips, and with each
-parameter doubled, halved, negated or left out. Continuous: the parameter shift is fitted that explains its error best.
+parameter doubled, halved, negated or left out. Continuous: `shifts` tells by how much a parameter is off.
 An explanation is given only if every output that was kept lies within the bound of what is explained.
 """
 
@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 
 from assay.properties.contract import Definition, Operator
-from assay.properties.drawing import DTYPES, Values
+from assay.properties.drawing import Values
+from assay.properties.shifts import Shift
 from assay.properties.trial import Trial, bound_of, outside
-from assay.reference.arithmetic.oracle import as_tuple, oracle
 from assay.reference.arithmetic.precision import PRECISIONS, natural, published
 
 
@@ -87,16 +87,18 @@ def _headroom(trials: Sequence[Trial], text: Definition, precision: str) -> floa
     return worst
 
 
-def diagnose(operator: Operator, trials: Sequence[Trial], inferred: Inferred | None) -> list[Finding]:
-    """Every explanation that fits all the trials kept, likeliest first."""
+def diagnose(
+    operator: Operator, trials: Sequence[Trial], inferred: Inferred | None, shifts: Sequence[Shift] = ()
+) -> list[Finding]:
+    """Every explanation that fits all the trials kept, likeliest first. `shifts`: those of parameters that count."""
     if not trials:
         return []
     claimed = trials[0].precision
     failing = [t for t in trials if t.headroom > 1] or list(trials)
     telling = (failing + [t for t in trials if t not in failing])[:12]
     findings = [finding for finding, other in _alternatives(operator, trials[0]) if _explains(telling, other)]
-    if not findings:
-        findings = list(_shifts(operator, telling))
+    if not findings and shifts and all(shifts[0].explains(t) for t in telling):
+        findings = [_shifted(shift) for shift in shifts]
     if not findings and inferred is not None:
         form = trials[0].subject.form
         if inferred.precision != claimed:
@@ -172,84 +174,15 @@ def _explains(trials: Sequence[Trial], other: _Other) -> bool:
     """Do all outputs agree with the other function, which differs from the operator's somewhere?"""
     differs = False
     for trial in trials:
-        arguments = other.change(dict(trial.case.arguments))
-        try:
-            bounds = _loosest_bound(trial, other, arguments)
-            exact = oracle(other.definition, arguments, bounds)
-        except (ArithmeticError, ValueError):
+        exact = trial.fits(other.definition, other.change(dict(trial.case.arguments)), own=other.own)
+        if exact is None:
             return False
-        for got, truth, right, bound in zip(trial.answer().outputs, exact, trial.exact, bounds, strict=True):
-            if outside(got, truth, bound, trial.case.dtype)[0].any():
-                return False
+        for truth, right, bound in zip(exact, trial.exact, trial.bound, strict=True):
             with np.errstate(invalid="ignore"):
                 differs = differs or bool((np.abs(truth.midpoint - right.midpoint) > bound).any())
     return differs
 
 
-def _loosest_bound(trial: Trial, other: _Other, arguments: Mapping[str, Any]) -> tuple[Values, ...]:
-    texts = tuple(trial.forms.values()) if other.own else (other.definition,)
-    bounds = [bound_of(text, arguments, trial.precision, trial.case.dtype) for text in texts]
-    return tuple(np.maximum.reduce(list(output)) for output in zip(*bounds, strict=True))
-
-
-# Continuous --------------------------------------------------------------------------------------------------------
-
-
-def _shifts(operator: Operator, trials: Sequence[Trial]) -> Iterator[Finding]:
-    """For each parameter, the relative shift that fits the errors best, if it explains every output."""
-    for parameter in operator.parameters:
-        shift = _fitted(operator, parameter.name, trials)
-        if shift is None or not _explains(
-            trials,
-            _mapped(operator, parameter.name, lambda p, s=shift: p * (1 + s)),  # type: ignore[misc]
-        ):
-            continue
-        values = {t.case.arguments[parameter.name] for t in trials}
-        if len(values) == 1:
-            passed = values.pop()
-            told = f"as if {parameter.name} were {passed * (1 + shift):.9g} instead of {passed:.9g}"
-        else:
-            told = f"as if {parameter.name} were {1 + shift:.9g} times what was passed"
-        yield Finding("parameter", parameter.name, f"it behaves {told}", value=1 + shift)
-
-
-def _fitted(operator: Operator, name: str, trials: Sequence[Trial]) -> float | None:
-    """Gauss-Newton on the relative shift of one parameter, in double: |error / bound| is minimised.
-
-    The sensitivity is a difference quotient: it only steers; what is found is judged by `_explains`.
-    """
-
-    def outputs(trial: Trial, shift: float) -> list[Values]:
-        arguments = {
-            key: value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype in WIDENED else value
-            for key, value in trial.case.arguments.items()
-        }
-        arguments[name] = arguments[name] * (1 + shift)
-        return [np.asarray(o) for o in as_tuple(operator.definition(**arguments))]
-
-    shift = 0.0
-    step = 2.0**-20
-    for _ in range(8):
-        slope = error = 0.0
-        for trial in trials:
-            with np.errstate(all="ignore"):
-                here, beside = outputs(trial, shift), outputs(trial, shift + step)
-                for got, a, b, bound in zip(trial.answer().outputs, here, beside, trial.bound, strict=True):
-                    weight = np.where(bound > 0, 1 / bound.astype(np.float64), 0)
-                    rate = (b - a) / step * weight
-                    off = (got.astype(np.float64) - a) * weight
-                    usable = np.isfinite(rate) & np.isfinite(off)
-                    slope += float((rate[usable] ** 2).sum())
-                    error += float((rate[usable] * off[usable]).sum())
-        if not slope or not np.isfinite(slope):
-            return None
-        change = error / slope
-        shift += change
-        if not np.isfinite(shift) or not -0.99 < shift < 1e6:
-            return None
-        if abs(change) < 1e-12:
-            break
-    return shift if shift else None
-
-
-WIDENED = tuple(DTYPES.values())
+def _shifted(shift: Shift) -> Finding:
+    value = shift.value + (1 if shift.direction.neutral is None else shift.direction.neutral)
+    return Finding("parameter", shift.direction.name, str(shift), value=value, sigma=shift.sigma)

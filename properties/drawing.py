@@ -37,6 +37,9 @@ their second block."""
 NEVER_LONG = ("b", "h", "g")
 """Nobody works in blocks along these; that there are two is enough."""
 
+POOLED_REACH = 256
+"""The greatest integer of a pooled case: so small that what depends on it stays linear in a small shift."""
+
 PLANTED = (0.0, 1.0, -1.0, 3.0, 2.0**-10, -(2.0**12))
 
 
@@ -179,34 +182,36 @@ def cases(
     dtype: str,
     supports: Callable[[str], bool],
     conventions: Mapping[str, tuple[str, ...]],
+    *,
+    pooled: bool = False,
 ) -> Case:
     """Cases of an operator in a dtype. `supports` tells which keywords the kernel takes; `conventions` which values
-    of each convention it is judged under."""
-    sizes = _sizes(draw, operator)
+    of each convention it is judged under. `pooled`: small and ordinary, every parameter drawn, to be taken together."""
+    sizes = _sizes(draw, operator, long=not pooled)
     structure = operator.structure(draw, sizes, supports) if operator.structure else Structure()
     sizes = {**sizes, **structure.sizes}
     arguments: dict[str, Any] = dict(structure.keywords)
     for name, choices in conventions.items():
         if len(choices) > 1 or choices[0] != operator.conventions[name][0]:
             arguments[name] = draw(st.sampled_from(choices))
-    regime = draw(st.sampled_from(FREQUENT))
+    regime = "ordinary" if pooled else draw(st.sampled_from(FREQUENT))
     memory: dict[str, str] = {}
     seed = draw(st.integers(0, 2**32 - 1))
     random = np.random.default_rng(seed)
     for item in operator.inputs:
         shape = tuple(sizes[axis] for axis in structure.axes.get(item.name, item.axes).split())
         if isinstance(item, Integers):
-            arguments[item.name] = _drawn_integers(draw, random, item, shape)
+            arguments[item.name] = _drawn_integers(draw, random, item, shape, reach=POOLED_REACH if pooled else None)
         else:
-            memory[item.name] = draw(st.sampled_from(MEMORY))
+            memory[item.name] = "contiguous" if pooled else draw(st.sampled_from(MEMORY))
             values = REGIMES[regime](random, shape, FORMATS[dtype])
-            for place_in, value in draw(st.lists(_PLANTS, max_size=2)):
+            for place_in, value in () if pooled else draw(st.lists(_PLANTS, max_size=2)):
                 if values.size:
                     values.ravel()[place_in % values.size] = value
             with np.errstate(over="ignore"):
                 arguments[item.name] = place(values.astype(DTYPES[dtype]), memory[item.name])
     for parameter in operator.parameters:
-        if supports(parameter.name) and draw(st.booleans()):
+        if supports(parameter.name) and (pooled or draw(st.booleans())):
             arguments[parameter.name] = parameter.draw(random)
         else:
             arguments[parameter.name] = float(parameter.default)
@@ -219,14 +224,14 @@ def cases(
 _PLANTS = st.tuples(st.integers(0, 2**16), st.sampled_from(PLANTED))
 
 
-def _sizes(draw: Callable[[Any], Any], operator: Operator) -> dict[str, int]:
+def _sizes(draw: Callable[[Any], Any], operator: Operator, *, long: bool) -> dict[str, int]:
     even = {axis for item in operator.inputs if isinstance(item, Tensor) for axis in item.even.split()}
     letters = dict.fromkeys(axis for item in operator.inputs for axis in item.axes.split())
     candidates = [axis for axis in letters if axis not in NEVER_LONG]
-    long = draw(st.sampled_from((*(None,) * len(candidates), *candidates))) if candidates else None
+    stretched = draw(st.sampled_from((*(None,) * len(candidates), *candidates))) if candidates and long else None
     sizes = {}
     for axis in letters:
-        low, high = (1, LONGEST.get(axis, 9)) if long is None else (LONG if axis == long else (1, 2))
+        low, high = (1, LONGEST.get(axis, 9)) if stretched is None else (LONG if axis == stretched else (1, 2))
         sizes[axis] = (
             2 * draw(st.integers(max(1, low // 2), high // 2)) if axis in even else draw(st.integers(low, high))
         )
@@ -234,11 +239,16 @@ def _sizes(draw: Callable[[Any], Any], operator: Operator) -> dict[str, int]:
 
 
 def _drawn_integers(
-    draw: Callable[[Any], Any], random: np.random.Generator, item: Integers, shape: tuple[int, ...]
+    draw: Callable[[Any], Any],
+    random: np.random.Generator,
+    item: Integers,
+    shape: tuple[int, ...],
+    *,
+    reach: int | None,
 ) -> Values:
-    """Consecutive numbers, mostly, as positions are; of every magnitude up to the limits."""
+    """Consecutive numbers, mostly, as positions are; of every magnitude up to `reach` or the limits."""
     kind = draw(st.sampled_from(("consecutive", "from an offset", "from an offset", "arbitrary", "negative")))
-    reach = 2 ** draw(st.integers(0, 31))
+    reach = reach or 2 ** draw(st.integers(0, 31))
     start = 0 if kind == "consecutive" else int(random.integers(0, reach, endpoint=True))
     if kind == "arbitrary":
         out = random.integers(-reach if item.low < 0 else 0, reach, shape, endpoint=True)

@@ -16,16 +16,20 @@ from typing import Literal
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings, target
+from hypothesis.strategies import SearchStrategy
 
 from assay.properties.contract import Operator
 from assay.properties.diagnosis import Finding, Inferred, agrees, diagnose, infer
 from assay.properties.drawing import Case, Values, cases
 from assay.properties.robustness import AGREEMENT, Check, checks
+from assay.properties.shifts import FEWEST, Shift, shifts
 from assay.properties.trial import KernelError, NotCovered, Subject, Trial, Violation, outside
 
 
 Verdict = Literal["pass", "fail", "error", "undecided", "skipped"]
 
+MEANT = "parameters_are_meant"
+"""The property of every operator with parameters: no shift of one that counts, even within all bounds."""
 COUNTED = 20
 """Cases in which every null kernel must have been rejected, for a run to mean anything."""
 ROUNDS = 4
@@ -44,9 +48,11 @@ class Effort:
     """How many of the contract's own properties are tried on each case; they take turns."""
     climb: int = 32
     """After the drawn cases, so many that are varied so as to raise the headroom."""
+    pooled: int = 100
+    """Small ordinary cases that are taken together, to see shifts of parameters."""
 
 
-QUICK = Effort(examples=40, shrink_seconds=1.0, climb=0)
+QUICK = Effort(examples=40, shrink_seconds=1.0, climb=0, pooled=32)
 
 
 @dataclass
@@ -112,8 +118,12 @@ def examine(
     run.collect()
     results = [run.result(check) for check in demands]
     inferred = infer(operator, run.kept) if run.kept else None
+    off: list[Shift] = []
+    if (operator.parameters or operator.strays) and (only is None or MEANT in only):
+        meant, off = run.parameters()
+        results.append(meant)
     if any(r.verdict == "fail" for r in results):
-        findings = diagnose(operator, run.kept, inferred)
+        findings = diagnose(operator, run.kept, inferred, off)
         for r in results:
             if r.verdict == "fail":
                 r.diagnosis = findings
@@ -172,6 +182,7 @@ class _Run:
         self.effort = effort
         self.demands = demands
         self.progress = progress
+        self.conventions = conventions
         self.strategy = cases(operator, dtype, subject.supports, conventions)
         self.tallies = {check.name: _Tally() for check in demands}
         self.kept: list[Trial] = []
@@ -265,6 +276,31 @@ class _Run:
         self._stale[exact.shape] = trial.answer().outputs[0]
         self.counted += all(bool(outside(null, exact, bound, self.dtype)[0].any()) for null in nulls)
 
+    def parameters(self) -> tuple[Result, list[Shift]]:
+        """Does it compute with the parameters that it was passed?"""
+        out = Result(MEANT, "pass")
+        started = time.perf_counter()
+        trials: list[Trial] = []
+
+        def one(case: Case) -> None:
+            trial = Trial(self.operator, self.subject, case)
+            with suppress(NotCovered, KernelError, Violation):
+                trial.answer()
+                trials.append(trial)
+
+        pooled = cases(self.operator, self.dtype, self.subject.supports, self.conventions, pooled=True)
+        self._drawn(one, self.effort.pooled, (Phase.generate,), pooled)
+        out.cases = len(trials)
+        found = shifts(self.operator, trials)
+        if len(trials) < FEWEST:
+            out.verdict, out.message = "skipped", f"the kernel answered only {len(trials)} of the cases"
+        elif found and all(found[0].explains(t) for t in trials):
+            out.verdict, out.message = "fail", "; ".join(map(str, found))
+        elif not all(t.fits(self.operator.definition, t.case.arguments) for t in trials):
+            out.verdict, out.message = "skipped", "the outputs are outside their bounds, and no parameter explains it"
+        out.seconds = time.perf_counter() - started
+        return out, found if out.verdict == "fail" else []
+
     def result(self, check: Check) -> Result:
         tally = self.tallies[check.name]
         headroom = tally.headroom if check is AGREEMENT or check.differentiates else None
@@ -327,7 +363,13 @@ class _Run:
         self.left -= time.perf_counter() - started
         return smallest
 
-    def _drawn(self, one: Callable[[Case], None], examples: int, phases: Sequence[Phase]) -> None:
+    def _drawn(
+        self,
+        one: Callable[[Case], None],
+        examples: int,
+        phases: Sequence[Phase],
+        strategy: SearchStrategy[Case] | None = None,
+    ) -> None:
         """Cases of the present round; the same round draws the same cases."""
         configured = settings(
             max_examples=examples,
@@ -339,7 +381,9 @@ class _Run:
             report_multiple_bugs=False,
             print_blob=False,
         )
-        seed(self.effort.seed + (self.round << 32))(configured(given(self.strategy)(one)))()
+        seed(self.effort.seed + (self.round << 32))(
+            configured(given(self.strategy if strategy is None else strategy)(one))
+        )()
 
 
 def _arrays(case: Case) -> list[Values]:

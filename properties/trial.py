@@ -119,6 +119,10 @@ class Trial:
         return self.subject.precision or natural(self.case.dtype).name
 
     @property
+    def output_format(self) -> Format:
+        return FORMATS[self.case.dtype]
+
+    @property
     def forms(self) -> Mapping[str, Definition]:
         """The form that the kernel claims; all of them, if it claims none."""
         claimed = self.subject.form
@@ -234,6 +238,26 @@ class Trial:
             got, exact, bound = answer.gradients[name], self.exact_gradient[name], self.gradient_bound[name]
             self._check_array(what, got, exact.shape)
             self.headroom = max(self.headroom, self.compare(what, got, exact, bound))
+
+    def fits(
+        self, definition: Definition, arguments: Arguments, *, own: bool = True, slack: Values | float = 0.0
+    ) -> tuple[Enclosure, ...] | None:
+        """The exact outputs of a definition at some arguments, if those of the kernel agree with them; otherwise None.
+
+        `own`: the forms that the kernel claims bound it; otherwise the definition's own text does. `slack` is added to
+        the bound of the first output.
+        """
+        texts = self.forms.values() if own else (definition,)
+        try:
+            bounds = _loosest([bound_of(text, arguments, self.precision, self.case.dtype) for text in texts])
+            exact = oracle(definition, arguments, bounds)
+        except (ArithmeticError, ValueError):
+            return None
+        bounds = (bounds[0] + slack, *bounds[1:])
+        for got, truth, bound in zip(self.answer().outputs, exact, bounds, strict=True):
+            if outside(got, truth, bound, self.case.dtype)[0].any():
+                return None
+        return exact
 
     def compare(self, what: str, got: Values, exact: Enclosure, bound: Values) -> float:
         """The headroom, max |got - exact| / bound. Raises: Violation where it exceeds 1."""

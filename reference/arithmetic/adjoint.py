@@ -26,12 +26,14 @@ Rule = Callable[[Array], Array]
 class Node(Array):
     """An array of the arithmetic below, and where it came from."""
 
-    __slots__ = ("sources", "value")
+    __slots__ = ("sources", "step", "value")
 
-    def __init__(self, xp: Adjoint, value: Array, sources: tuple[tuple[Node, Rule], ...] = ()) -> None:
+    def __init__(self, xp: Adjoint, value: Array, sources: tuple[tuple[Node, Rule], ...] = (), step: str = "") -> None:
         super().__init__(xp, value.parts)
         self.value = value
         self.sources = sources
+        self.step = step
+        """The name of the operation; empty where numbers were only moved."""
 
 
 class Adjoint(Arithmetic):
@@ -57,9 +59,9 @@ class Adjoint(Arithmetic):
     def constant(self, value: Array) -> Node:
         return Node(self, value)
 
-    def record(self, value: Array, *sources: tuple[Node, Rule]) -> Node:
+    def record(self, value: Array, *sources: tuple[Node, Rule], step: str = "") -> Node:
         """A new node; operands that depend on no variable are forgotten."""
-        return Node(self, value, tuple(s for s in sources if s[0].sources))
+        return Node(self, value, tuple(s for s in sources if s[0].sources), step)
 
     def unary(self, name: str, x: Array) -> Node:
         x = self._node(x)
@@ -78,7 +80,7 @@ class Adjoint(Arithmetic):
             "cos": lambda g: -(g * xp.sin(v)),
             "tanh": lambda g: g * (1 - out * out),
         }
-        return self.record(out, *([(x, rules[name])] if name in rules else []))
+        return self.record(out, *([(x, rules[name])] if name in rules else []), step=name)
 
     def binary(self, name: str, x: Array, y: Array) -> Node:
         x, y = self._node(x), self._node(y)
@@ -95,7 +97,7 @@ class Adjoint(Arithmetic):
             "minimum": (lambda g: xp.where(a <= b, g, 0), lambda g: xp.where(a <= b, 0, g)),
         }
         left, right = rules[name]
-        return self.record(out, (x, _unbroadcast(left, a.shape)), (y, _unbroadcast(right, b.shape)))
+        return self.record(out, (x, _unbroadcast(left, a.shape)), (y, _unbroadcast(right, b.shape)), step=name)
 
     def total(self, x: Array) -> Node:
         x = self._node(x)
@@ -103,6 +105,7 @@ class Adjoint(Arithmetic):
         return self.record(
             x.value.xp.total(x.value),
             (x, lambda g: g.xp.broadcast_to(g.xp.expand_dims(g, axis=-1), shape)),
+            step="total",
         )
 
     @property
@@ -125,7 +128,7 @@ class Adjoint(Arithmetic):
 
     def store(self, x: Array, kind: str) -> Node:
         x = self._node(x)
-        return self.record(x.value.xp.store(x.value, kind), (x, lambda g: g))
+        return self.record(x.value.xp.store(x.value, kind), (x, lambda g: g), step=f"store {kind}")
 
     def widen(self, x: Array, form: str) -> Node:
         x = self._node(x)
@@ -133,7 +136,7 @@ class Adjoint(Arithmetic):
 
     def narrow(self, x: Array) -> Node:
         x = self._node(x)
-        return self.record(x.value.xp.narrow(x.value), (x, lambda g: g))
+        return self.record(x.value.xp.narrow(x.value), (x, lambda g: g), step="narrow")
 
     def astype(self, x: Array, dtype: object, *, copy: bool = True) -> Node:
         x = self._node(x)
@@ -169,20 +172,24 @@ class Adjoint(Arithmetic):
 
     def gradients(self, output: Node, cotangent: Array, variables: list[Node]) -> list[Array]:
         """The vector-Jacobian product: sum over outputs of cotangent times d output / d variable, per variable."""
+        wanted = {id(v) for v in variables}
+        found = {id(node): g for node, g in self.sweep(output, cotangent) if id(node) in wanted}
+        return [found[id(v)] if id(v) in found else self.below.zeros(v.shape) for v in variables]
+
+    def sweep(self, output: Node, cotangent: Array) -> Iterator[tuple[Node, Array]]:
+        """Every step that the output depends on, last first, with the cotangent that reaches it."""
         pending: dict[int, Array] = {id(output): cotangent}
-        found: dict[int, Array] = {}
         for node in reversed(_order(output)):
             g = pending.pop(id(node), None)
             if g is None:
                 continue
-            found[id(node)] = g
+            yield node, g
             for source, rule in node.sources:
                 if source is _ROOT:
                     continue
                 share = rule(g)
                 known = pending.get(id(source))
                 pending[id(source)] = share if known is None else known + share
-        return [found[id(v)] if id(v) in found else self.below.zeros(v.shape) for v in variables]
 
 
 def _order(output: Node) -> list[Node]:

@@ -27,11 +27,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from assay.reference.arithmetic.array import COMPARISONS, Array, Mask, Part
-from assay.reference.arithmetic.formatted import EXTENDED, Formatted, meet, of
+from assay.reference.arithmetic.formatted import EXTENDED, ULPS, Formatted, meet, of
 
-
-ULPS = {"exp": 2, "expm1": 2, "log": 1, "log1p": 1, "sin": 2, "cos": 2, "tanh": 2, "pow": 4}
-"""Units in the last place by which a library's elementary function may be off; an ulp is at most 2 u."""
 
 _SPLIT = EXTENDED(2) ** (np.finfo(EXTENDED).nmant // 2 + 1) + 1
 

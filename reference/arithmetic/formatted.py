@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 EXTENDED = np.longdouble
 
+ULPS = {"exp": 2, "expm1": 2, "log": 1, "log1p": 1, "sin": 2, "cos": 2, "tanh": 2, "pow": 4}
+"""Units in the last place by which a library's elementary function may be off; an ulp is at most 2 u."""
+ROUNDED = ("add", "subtract", "multiply", "divide", "sqrt", "total", "narrow")
+"""Steps that are rounded once."""
+
 
 class Formatted(Arithmetic):
     """An arithmetic whose steps end in `format`, under a `precision`."""
@@ -49,6 +54,19 @@ class Formatted(Arithmetic):
             other.format, other._formats = working, self._formats
             self._formats[working.name] = other
         return cast("Self", self._formats[working.name])
+
+    def roundoff(self, step: str) -> float:
+        """By how much all numbers of one step may be off together, relative to themselves.
+
+        A sum counts once: under rounding to nearest its partial sums have no common direction, but for the last.
+        """
+        name, _, kind = step.partition(" ")
+        if name == "store":
+            kept = self.precision.storage.get(kind)
+            return 0.0 if kept is None else kept.u
+        if name in ULPS:
+            return 2 * ULPS[name] * self.format.u
+        return self.format.u if name in ROUNDED else 0.0
 
     def parameter(self, value: float) -> Array:
         """A scalar of the host language, in double: it is rounded when it first meets an array."""
