@@ -119,7 +119,7 @@ def _convention(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -
     return out
 
 
-_kernels = click.argument("kernels", nargs=-1, metavar="[OPERATOR=MODULE:FUNCTION]...")
+_kernels = click.argument("kernels", nargs=-1, metavar="[OPERATOR=MODULE:FUNCTION | OPERATOR]...")
 _shared = (
     click.option("--quick", is_flag=True, help="Fewer cases, little shrinking."),
     click.option("--dtype", "dtypes", help="Comma-separated: float32,bfloat16,float16,float64."),

@@ -221,7 +221,16 @@ def keywords(operator: Operator) -> frozenset[str]:
 
 
 def chosen(spellings: Sequence[str]) -> tuple[list[Known], dict[str, str]]:
-    """The kernels named, or, if none is, all that are known here."""
+    """The kernels named, or, if none is, all that are known here. An operator alone names all known kernels of it."""
     if not spellings:
         return known_kernels()
-    return [kernel for spelling in spellings for kernel in resolve(spelling)], {}
+    found: list[Known] = []
+    left_out: dict[str, str] = {}
+    for spelling in spellings:
+        if spelling in OPERATORS and not Path(spelling).exists():
+            known, left = known_kernels()
+            found += [k for k in known if k.operator.name == spelling]
+            left_out |= left
+        else:
+            found += resolve(spelling)
+    return found, left_out

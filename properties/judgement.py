@@ -119,7 +119,7 @@ def examine(
     results = [run.result(check) for check in demands]
     inferred = infer(operator, run.kept) if run.kept else None
     off: list[Shift] = []
-    if (operator.parameters or operator.strays) and (only is None or MEANT in only):
+    if (operator.parameters or operator.strays) and effort.pooled and (only is None or MEANT in only):
         meant, off = run.parameters()
         results.append(meant)
     if any(r.verdict == "fail" for r in results):
@@ -159,6 +159,8 @@ class _Tally:
     failed: Case | None = None
     message: str = ""
     round: int = 0
+    refused: bool = False
+    """The kernel said that it does not support what was asked."""
     broken: bool = False
     """The kernel raised, as against returned something wrong."""
 
@@ -213,6 +215,7 @@ class _Run:
             self.round += 1
             if not self.kept:
                 return
+        self._look_for_missing()
         if self.effort.climb and not self._agreement_failed():
             self._drawn(one, self.effort.climb, (Phase.generate, Phase.target))
 
@@ -224,6 +227,28 @@ class _Run:
                 before = self.tallies[check.name].cases
                 self._attempt(check, trial)
                 left -= self.tallies[check.name].cases - before
+
+    def _look_for_missing(self) -> None:
+        """Properties that no case so far was in the domain of are tried, alone, on more cases."""
+
+        class Enough(Exception):
+            pass
+
+        def missing() -> list[Check]:
+            able = [c for c in self.demands if not c.universal and all(map(self.subject.supports, c.needs))]
+            return [c for c in able if not self.tallies[c.name].cases and not self.tallies[c.name].refused]
+
+        def one(case: Case) -> None:
+            trial = Trial(self.operator, self.subject, case)
+            for check in missing():
+                self._attempt(check, trial)
+            if not missing():
+                raise Enough
+
+        if missing():
+            with suppress(Enough):
+                self._drawn(one, ROUNDS * self.effort.examples, (Phase.generate,))
+            self.round += 1
 
     def _agreement_failed(self) -> bool:
         tally = self.tallies.get(AGREEMENT.name)
@@ -239,6 +264,7 @@ class _Run:
                 tally.cases += 1
         except NotCovered as refusal:
             self.refusal = str(refusal)
+            tally.refused = True
             # Where the case itself is refused, nothing is judged; a property may ask for more than a case does.
             return not check.universal
         except Violation as violation:

@@ -153,6 +153,12 @@ def test_list_and_explain() -> None:
     assert run("explain", "hope").exit_code == 2
 
 
+def test_an_operator_alone_means_its_known_kernels() -> None:
+    result = run("check", "rope", "--dtype", "float64", "--quick", "--examples", "20")
+    assert "rope:rope_table" in result.output
+    assert "transformers" not in result.output or "transformers is not installed" in result.output
+
+
 def test_identify() -> None:
     result = run("identify", f"rope={KERNELS}:interleaved", "--dtype", "float32", "--quick")
     assert result.exit_code == 0

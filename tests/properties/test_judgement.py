@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from assay.impl.kernel import Claims
 from assay.kernels import keywords
 from assay.properties import OPERATORS
-from assay.properties.contract import Operator, Positive, Tensor
+from assay.properties.contract import Operator, Positive, Property, Tensor
 from assay.properties.judgement import QUICK, Effort, Examination, examine, identify
 from assay.reference import rope as reference
 from assay.runner import TorchSubject
@@ -201,8 +203,6 @@ def test_no_right_kernel_exceeds_the_bound(kernel: Callable[..., Any], dtype: st
 
 def test_the_bound_is_approached_on_ordinary_numbers() -> None:
     """A bound that is never approached tests nothing: above 0.001 for a good float32 kernel."""
-    import numpy as np
-
     from assay.properties.drawing import Case
     from assay.properties.trial import Trial
 
@@ -217,3 +217,12 @@ def test_the_bound_is_approached_on_ordinary_numbers() -> None:
 
 def test_forms_are_those_of_the_reference() -> None:
     assert set(ROPE.texts.values()) == {reference.table, reference.reduced, reference.direct}
+
+
+def test_a_property_that_no_case_is_in_the_domain_of_is_looked_for_and_then_undecided() -> None:
+    rare = Property("rare", "x = x", lambda t: t.given(np.zeros(1)) if t.case.arguments["eps"] > 2e-3 else None)
+    never = Property("never", "x = x", lambda t: None)
+    operator = dataclasses.replace(RMS_NORM, properties=(rare, never))
+    found = examine(operator, subject(rms, operator), "float32", effort=Effort(examples=24, climb=0, pooled=0))
+    verdicts = {r.property: r.verdict for r in found.results}
+    assert (verdicts["rare"], verdicts["never"]) == ("pass", "undecided")
