@@ -15,6 +15,7 @@ import numpy as np
 
 from assay.properties.contract import Definition, Operator
 from assay.properties.drawing import DTYPES, Values
+from assay.properties.location import locate
 from assay.properties.trial import Trial, bound_of, outside
 from assay.reference.arithmetic.oracle import as_tuple, oracle
 from assay.reference.arithmetic.precision import PRECISIONS, natural, published
@@ -104,6 +105,9 @@ def diagnose(operator: Operator, trials: Sequence[Trial], inferred: Inferred | N
             findings.append(Finding("precision", inferred.precision, text))
         elif form is not None and inferred.form != form:
             findings.append(Finding("form", inferred.form, f"fails the claimed form {form}, passes as {inferred.form}"))
+    # What explains every output leaves nothing to be located.
+    if all(f.sigma is not None for f in findings):
+        findings += [Finding("location", place.name, place.text) for place in locate(operator, trials)]
     return findings
 
 
