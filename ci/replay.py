@@ -69,7 +69,7 @@ def store(counterexample: Counterexample, folder: Path) -> Path:
     content, arrays = described(counterexample)
     function = counterexample.kernel.rpartition(":")[2] or "kernel"
     parts = (counterexample.operator, function, counterexample.property, counterexample.case.dtype)
-    stem = "-".join([*(re.sub(r"\W", "_", part)[:48] for part in parts), counterexample.digest])
+    stem = "-".join([*(re.sub(r"\W", "_", part)[:48] for part in parts), content["digest"]])
     folder.mkdir(parents=True, exist_ok=True)
     path, beside = folder / f"{stem}.json", folder / f"{stem}.npz"
     if path.exists() and not _ours(path):
@@ -251,8 +251,10 @@ def replay(path: Path, kernel: str | None = None, device: str | None = None) -> 
 
     stored = read(path)
     known = _resolved(stored, path, kernel)
-    claims = {"form": stored.form, "precision": stored.precision, "conventions": dict(stored.conventions)}
-    known = dataclasses.replace(known, claims=dataclasses.replace(known.claims, **claims))
+    claims = dataclasses.replace(
+        known.claims, form=stored.form, precision=stored.precision, conventions=dict(stored.conventions)
+    )
+    known = dataclasses.replace(known, claims=claims)
     operator = known.operator
     check = next((c for c in checks(operator) if c.name == stored.property), None)
     if check is None:

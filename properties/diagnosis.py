@@ -105,8 +105,8 @@ def diagnose(operator: Operator, trials: Sequence[Trial], inferred: Inferred | N
             findings.append(Finding("precision", inferred.precision, text))
         elif form is not None and inferred.form != form:
             findings.append(Finding("form", inferred.form, f"fails the claimed form {form}, passes as {inferred.form}"))
-    # What explains every output leaves nothing to be located.
-    if all(f.sigma is not None for f in findings):
+    # Another function that explains every output leaves nothing to be located; another precision explains too much.
+    if all(f.kind in ("precision", "form") or f.sigma is not None for f in findings):
         findings += [Finding("location", place.name, place.text) for place in locate(operator, trials)]
     return findings
 

@@ -63,16 +63,13 @@ class Result:
     """Why it failed, erred or was not judged, in one line."""
     case: Case | None = None
     """The shrunk case in which it failed."""
+    counterexample: str = ""
+    """The same in one line."""
     miss: Miss | None = None
     """The worst element of that case, if it returned something to compare."""
     diagnosis: list[Finding] = field(default_factory=list)
     stored: str = ""
     """The file in which the counterexample is stored, once it is."""
-
-    @property
-    def counterexample(self) -> str:
-        """The shrunk case, in one line."""
-        return "" if self.case is None else self.case.shapes()
 
 
 @dataclass
@@ -283,6 +280,7 @@ class _Run:
         if tally.failed is not None:
             out.verdict = "error" if tally.broken else "fail"
             out.case, out.message, out.miss = self._shrunk(check, tally)
+            out.counterexample = out.case.shapes()
         elif not tally.cases:
             lacking = [k for k in check.needs if not self.subject.supports(k)]
             if check.differentiates and not self.subject.differentiable:

@@ -295,8 +295,6 @@ def _of_integers(name: str, elements: _Elements) -> Iterator[_Predicate]:
     above = 1 << (magnitude.bit_length() - 1) if magnitude else 0
     if magnitude > 1:
         yield _Predicate(f"{name} > {above - 1}", f"every {name} above {above - 1}", values >= above)
-        text = f"every {name} above {above - 1} in magnitude"
-        yield _Predicate(f"|{name}| > {above - 1}", text, np.abs(values) >= above)
     yield _Predicate(f"{name} < 0", f"every negative {name}", values < 0)
     positive, negative = values[wrong & (values >= 0)], values[wrong & (values < 0)]
     least = int(positive.min()) if positive.size else 1 << 62
@@ -304,6 +302,9 @@ def _of_integers(name: str, elements: _Elements) -> Iterator[_Predicate]:
         for low, high in ((0, _below(least)), _signed(least, negative)):
             text = f"every {name} outside {low}..{high - 1}"
             yield _Predicate(f"{name} outside {low}..{high - 1}", text, (values < low) | (values >= high))
+    if magnitude > 1:
+        text = f"every {name} above {above - 1} in magnitude"
+        yield _Predicate(f"|{name}| > {above - 1}", text, np.abs(values) >= above)
     yield _Predicate(f"{name} == 0", f"only at {name} 0", values == 0)
 
 
@@ -360,16 +361,20 @@ def _keywords(operator: Operator, case: Case) -> list[str]:
 
 def _of_sizes(elements: _Elements, predicate: Callable[[str, str, Callable[[int], bool]], Any]) -> Iterator[_Predicate]:
     failing = np.unique(elements.trial[elements.wrong])
+    found: list[list[_Predicate]] = []
     for letter in dict.fromkeys(axis for s in elements.sizes for axis in s):
         lengths = [s.get(letter, 0) for s in elements.sizes]
         low, high = min(lengths[i] for i in failing), max(lengths[i] for i in failing)
         many = NAMES.get(letter, ("", f"indices {letter}"))[1]
-        if low == high:
-            told = f"only when there are {low} {many}" if low != 1 else f"only when {letter} has length 1"
-            yield predicate(f"length of {letter} == {low}", told, [n == low for n in lengths].__getitem__)
+        told = f"only when there are {low} {many}" if low != 1 else f"only when {letter} has length 1"
+        same = predicate(f"length of {letter} == {low}", told, [n == low == high for n in lengths].__getitem__)
         told = f"only when there are at least {low} {many}"
-        yield predicate(f"length of {letter} >= {low}", told, [n >= low for n in lengths].__getitem__)
-        told = f"only when there are at most {high} {many}"
-        yield predicate(f"length of {letter} <= {high}", told, [n <= high for n in lengths].__getitem__)
+        least = predicate(f"length of {letter} >= {low}", told, [n >= low for n in lengths].__getitem__)
         told = f"only when the number of {many} is odd"
-        yield predicate(f"length of {letter} odd", told, [n % 2 == 1 for n in lengths].__getitem__)
+        odd = predicate(f"length of {letter} odd", told, [n % 2 == 1 for n in lengths].__getitem__)
+        told = f"only when there are at most {high} {many}"
+        most = predicate(f"length of {letter} <= {high}", told, [n <= high for n in lengths].__getitem__)
+        found.append([same, least, odd, most])
+    # Where one axis is long the others are short, so lengths go together: kernels fail beyond a length, not below one.
+    for likewise in zip(*found, strict=True):
+        yield from likewise
