@@ -87,10 +87,10 @@ def _counterexample(kernel: Known, result: Result, folder: Path, device: str) ->
     from assay.properties.counterexample import Counterexample
 
     assert result.case is not None
-    spelled, seen_from = _spelled(kernel, folder)
+    name, seen_from = spelled(kernel, folder)
     return Counterexample(
         operator=kernel.operator.name,
-        kernel=spelled,
+        kernel=name,
         folder=seen_from,
         property=result.property,
         case=result.case,
@@ -112,7 +112,7 @@ def versions(kernel: Known) -> dict[str, str]:
     return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}, **kernel.versions}
 
 
-def _spelled(kernel: Known, folder: Path) -> tuple[str, str | None]:
+def spelled(kernel: Known, folder: Path) -> tuple[str, str | None]:
     """OPERATOR=MODULE:FUNCTION without any folder, and where MODULE is, seen from the counterexample's folder."""
     module, _, function = kernel.place.rpartition(":")
     if not module:
@@ -122,13 +122,13 @@ def _spelled(kernel: Known, folder: Path) -> tuple[str, str | None]:
         home, module = Path(module).resolve().parent, Path(module).name
     else:
         home = _home(module)
-    spelled = f"{kernel.operator.name}={module}:{function}"
+    name = f"{kernel.operator.name}={module}:{function}"
     if home is None:
-        return spelled, None
+        return name, None
     try:
-        return spelled, Path(os.path.relpath(home, folder.resolve())).as_posix()
+        return name, Path(os.path.relpath(home, folder.resolve())).as_posix()
     except ValueError:  # on another drive
-        return spelled, str(home)
+        return name, str(home)
 
 
 def _home(module: str) -> Path | None:
