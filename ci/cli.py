@@ -1,4 +1,4 @@
-"""The command line: assay list, explain, check, identify.
+"""The command line: assay list, explain, check, replay, identify.
 
 Exit codes: 0 all pass; 1 some kernel fails, errs or is undecided; 2 usage, import or configuration error.
 """
@@ -145,13 +145,18 @@ def _options(function: Any) -> Any:
     "--jobs", type=click.IntRange(1), help="Processes side by side; as many as there are cores, if not given."
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the results here.")
-def check(kernels: tuple[str, ...], json_path: Path | None, **options: Any) -> None:
+@click.option(
+    "--counterexamples",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Store counterexamples in this folder, instead of .assay/counterexamples.",
+)
+def check(kernels: tuple[str, ...], json_path: Path | None, counterexamples: Path | None, **options: Any) -> None:
     """Judge kernels; without an argument, every kernel of assay and of the packages installed here, as with --quick.
 
     MODULE is a dotted name or a path to a .py file; MODULE alone means every function in it that is decorated with
     @assay.kernel.
     """
-    from assay import report
+    from assay import replay, report
 
     if json_path is not None and not json_path.resolve().parent.is_dir():
         raise _Usage(f"there is no folder {json_path.resolve().parent} to write {json_path.name} into")
@@ -162,6 +167,9 @@ def check(kernels: tuple[str, ...], json_path: Path | None, **options: Any) -> N
     try:
         for kernel, examination in _examined(found, effort, options):
             judged.append((kernel, examination))
+            reason = replay.store_all(kernel, examination, counterexamples or replay.FOLDER, options["device"])
+            if reason:
+                click.echo(reason, err=True)
     except KeyboardInterrupt:
         interrupted = True
     report.print_table(console, judged)
@@ -174,6 +182,24 @@ def check(kernels: tuple[str, ...], json_path: Path | None, **options: Any) -> N
     if not judged:
         raise _Usage("there was nothing to judge: no kernel supports the dtypes asked for")
     if any(e.verdict != "pass" for _, e in judged):
+        sys.exit(1)
+
+
+@main.command("replay")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--kernel", metavar="OPERATOR=MODULE:FUNCTION", help="Run this kernel instead, under the same claims.")
+@click.option("--device", help="Run it on this torch device instead of the one on which it failed.")
+def replay_(file: Path, kernel: str | None, device: str | None) -> None:
+    """Run the counterexample stored in FILE again: exit code 1 if it still fails, 0 if it passes now."""
+    from assay.kernels import UsageError
+    from assay.replay import replay
+
+    try:
+        fails, told = replay(file, kernel, device)
+    except UsageError as error:
+        raise _Usage(str(error)) from None
+    click.echo("\n".join(told))
+    if fails:
         sys.exit(1)
 
 

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from assay.impl.kernel import Claims, claims_of
 from assay.properties.contract import Operator
+
+
+if TYPE_CHECKING:
+    import pytest
+
+    from assay.kernels import Known
 
 
 @dataclass
@@ -19,6 +26,14 @@ class Conformance:
     claims: Claims
     examples: int
     found: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def known(self) -> Known:
+        """The kernel as the command line would know it."""
+        from assay.kernels import Known, importable
+
+        title = getattr(self.kernel, "__name__", "kernel")
+        return Known(title, self.operator, self.kernel, self.claims, importable(self.kernel, self.operator))
 
     def result(self, name: str, dtype: str) -> Any:
         from assay.kernels import keywords
@@ -32,6 +47,19 @@ class Conformance:
             effort = Effort(examples=self.examples, shrink_seconds=3)
             self.found[dtype] = examine(self.operator, subject, dtype, conventions=conventions, effort=effort)
         return next(r for r in self.found[dtype].results if r.property == name)
+
+    def replay(self, dtype: str, result: Any, folder: Path) -> str:
+        """Store the counterexample of a failure; the line that tells how to run it again."""
+        from dataclasses import replace
+
+        from assay.replay import command, store_all
+
+        if result.case is None:
+            return ""
+        known = self.known
+        reason = store_all(known, replace(self.found[dtype], results=[result]), folder)
+        named = "" if known.place else " --kernel OPERATOR=MODULE:FUNCTION"
+        return f"\n{reason}" if reason else f"\nreplay: {command(result)}{named}"
 
 
 def conformance(
@@ -79,7 +107,7 @@ def conformance(
     items = [pytest.param(name, dtype, id=f"{name}-{dtype}") for dtype in dtypes for name in names]
 
     @pytest.mark.parametrize(("assay_property", "assay_dtype"), items)
-    def test(assay_property: str, assay_dtype: str) -> None:
+    def test(pytestconfig: pytest.Config, assay_property: str, assay_dtype: str) -> None:
         __tracebackhide__ = True
         result = subject.result(assay_property, assay_dtype)
         told = "\n".join([result.message, *(f"diagnosis: {f.text}" for f in result.diagnosis)])
@@ -91,11 +119,22 @@ def conformance(
         elif result.verdict != "pass" and reason is not None:
             pytest.xfail(reason)
         elif result.verdict != "pass":
-            pytest.fail(told, pytrace=False)
+            pytest.fail(told + subject.replay(assay_dtype, result, _folder(pytestconfig)), pytrace=False)
         elif any(key[:2] == (assay_property, assay_dtype) for key in expected):
             pytest.fail("this was expected to fail and passes: remove its line from xfail", pytrace=False)
 
     return test
+
+
+def _folder(config: pytest.Config) -> Path:
+    """Where counterexamples are stored: as the ini file says, or in the folder from which pytest was started."""
+    from assay.replay import FOLDER
+
+    started = config.invocation_params.dir
+    chosen = config.getini("assay_counterexamples") if config.pluginmanager.hasplugin("assay") else ""
+    if not chosen:
+        return FOLDER if started == Path.cwd() else started / FOLDER
+    return (config.inipath.parent if config.inipath else started) / str(chosen)
 
 
 def _expected(expected: Mapping[Any, str], name: str, dtype: str, told: str) -> str | None:

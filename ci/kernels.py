@@ -139,7 +139,7 @@ def resolve(spelling: str) -> list[Known]:
 
     Raises: UsageError, in one line, for anything that cannot be found or imported.
     """
-    operator_name, equals, place = spelling.rpartition("=") if "=" in spelling else ("", "", spelling)
+    operator_name, equals, place = spelling.partition("=") if "=" in spelling else ("", "", spelling)
     module_name, colon, function_name = place.rpartition(":")
     if not colon:
         module_name, function_name = place, ""
@@ -168,6 +168,26 @@ def resolve(spelling: str) -> list[Known]:
     if claims is None or claims.operator != operator.name:
         claims = Claims(operator.name)
     return [Known(place, operator, function, claims, place)]
+
+
+def importable(function: Callable[..., Any], operator: Operator) -> str:
+    """MODULE:FUNCTION, by which another process finds a function and its operator; empty if there is no such name."""
+    modules = [vars(sys.modules[name]) for f in (function, operator.definition) if (name := _module_of(f))]
+    for names in (getattr(function, "__globals__", {}), *modules, getattr(operator.definition, "__globals__", {})):
+        own = next((n for n, v in names.items() if v is function and n.isidentifier()), "")
+        file = names.get("__file__")
+        if not own or not (operator.name in OPERATORS or any(v is operator for v in names.values())):
+            continue
+        if names.get("__package__"):  # a part of a package imports its neighbours by their dotted names
+            return f"{names['__name__']}:{own}"
+        if file:
+            return f"{Path(file).resolve()}:{own}"
+    return ""
+
+
+def _module_of(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__module__", None) or ""
+    return name if name in sys.modules else ""
 
 
 def load(module_name: str) -> ModuleType:

@@ -20,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="Judge this kernel: one test item per property and dtype. Repeatable.",
     )
     group.addoption("--assay-dtype", default="float32", metavar="LIST", help="Comma-separated dtypes for --assay.")
+    parser.addini("assay_counterexamples", "Store counterexamples in this folder, seen from the ini file.", default="")
 
 
 def pytest_configure(config: pytest.Config) -> None:

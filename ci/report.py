@@ -19,6 +19,7 @@ from rich.text import Text
 
 from assay.kernels import Known
 from assay.properties.judgement import Examination
+from assay.replay import command
 
 
 STYLES = {"pass": "green", "fail": "red", "error": "red", "undecided": "yellow", "skipped": "dim"}
@@ -71,6 +72,8 @@ def print_failures(console: Console, judged: Sequence[Judged]) -> None:
             console.print(Text(f"    in {first.counterexample}"), soft_wrap=True)
         if others:
             console.print(Text(f"  also: {', '.join(r.property for r in others)}"), soft_wrap=True)
+        if first.stored:
+            console.print(Text(f"  replay: {command(first)}"), soft_wrap=True)
 
 
 def print_left_out(console: Console, left_out: Mapping[str, str]) -> None:
@@ -89,7 +92,7 @@ def number(value: float | None) -> str:
 
 
 def as_json(judged: Sequence[Judged], left_out: Mapping[str, str]) -> dict[str, Any]:
-    """Per kernel, dtype and property: verdict, headroom, cases, seconds, inference, diagnosis."""
+    """Per kernel, dtype and property: verdict, headroom, cases, seconds, inference, diagnosis, counterexample file."""
     kernels = []
     for kernel, found in judged:
         for result in found.results:
@@ -109,7 +112,8 @@ def as_json(judged: Sequence[Judged], left_out: Mapping[str, str]) -> dict[str, 
                     "precision": found.inferred.precision if found.inferred else None,
                     "not_covered": list(found.not_covered),
                     "diagnosis": [asdict(f) for f in result.diagnosis],
-                    "counterexample": result.counterexample or None,
+                    "case": result.counterexample or None,
+                    "counterexample": result.stored or None,
                 }
             )
     return {

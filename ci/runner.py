@@ -109,12 +109,14 @@ def _outputs(returned: Any) -> tuple[torch.Tensor, ...]:
 
 
 def _tensor(values: Values, device: str) -> torch.Tensor:
-    """A fresh tensor with the array's strides, on memory of its own."""
+    """A fresh tensor with the array's strides and its offset into its buffer, on memory of its own."""
     width = values.dtype.itemsize
     plain = values.dtype in (np.float64, np.float32, np.float16) or values.dtype.kind in "iub"
     source = values if plain else values.view(_BITS[width][0])
     span = 1 + sum((n - 1) * abs(s) for n, s in zip(source.shape, source.strides, strict=True)) // width
-    buffer = np.zeros(span if source.size else 0, dtype=source.dtype)
+    base = values.base if isinstance(values.base, np.ndarray) else values
+    before = (values.__array_interface__["data"][0] - base.__array_interface__["data"][0]) // width
+    buffer = np.zeros(before + span if source.size else 0, dtype=source.dtype)[before:]
     copy = np.lib.stride_tricks.as_strided(buffer, source.shape, source.strides) if source.size else source.copy()
     copy[...] = source
     tensor = torch.from_numpy(copy)

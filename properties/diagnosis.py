@@ -15,6 +15,7 @@ import numpy as np
 
 from assay.properties.contract import Definition, Operator
 from assay.properties.drawing import Values
+from assay.properties.location import locate
 from assay.properties.shifts import Shift
 from assay.properties.trial import Trial, bound_of, outside
 from assay.reference.arithmetic.precision import PRECISIONS, natural, published
@@ -106,6 +107,9 @@ def diagnose(
             findings.append(Finding("precision", inferred.precision, text))
         elif form is not None and inferred.form != form:
             findings.append(Finding("form", inferred.form, f"fails the claimed form {form}, passes as {inferred.form}"))
+    # Another function that explains every output leaves nothing to be located; another precision explains too much.
+    if all(f.kind in ("precision", "form") for f in findings):
+        findings += [Finding("location", place.name, place.text) for place in locate(operator, trials)]
     return findings
 
 

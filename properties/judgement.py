@@ -23,7 +23,7 @@ from assay.properties.diagnosis import Finding, Inferred, agrees, diagnose, infe
 from assay.properties.drawing import Case, Values, cases
 from assay.properties.robustness import AGREEMENT, Check, checks
 from assay.properties.shifts import FEWEST, Shift, shifts
-from assay.properties.trial import KernelError, NotCovered, Subject, Trial, Violation, outside
+from assay.properties.trial import KernelError, Miss, NotCovered, Subject, Trial, Violation, outside
 
 
 Verdict = Literal["pass", "fail", "error", "undecided", "skipped"]
@@ -67,9 +67,15 @@ class Result:
     seconds: float = 0.0
     message: str = ""
     """Why it failed, erred or was not judged, in one line."""
+    case: Case | None = None
+    """The shrunk case in which it failed."""
     counterexample: str = ""
-    """The shrunk case, in one line."""
+    """The same in one line."""
+    miss: Miss | None = None
+    """The worst element of that case, if it returned something to compare."""
     diagnosis: list[Finding] = field(default_factory=list)
+    stored: str = ""
+    """The file in which the counterexample is stored, once it is."""
 
 
 @dataclass
@@ -158,6 +164,7 @@ class _Tally:
     seconds: float = 0.0
     failed: Case | None = None
     message: str = ""
+    miss: Miss | None = None
     round: int = 0
     refused: bool = False
     """The kernel said that it does not support what was asked."""
@@ -276,6 +283,7 @@ class _Run:
                 trial.headroom = np.inf
             if tally.failed is None:
                 tally.failed, tally.message, tally.round = trial.case, str(violation), self.round
+                tally.miss = violation.miss
         except KernelError as error:
             tally.cases += 1
             if tally.failed is None:
@@ -332,9 +340,9 @@ class _Run:
         headroom = tally.headroom if check is AGREEMENT or check.differentiates else None
         out = Result(check.name, "pass", tally.cases, headroom, tally.seconds)
         if tally.failed is not None:
-            case, message = self._shrunk(check, tally)
             out.verdict = "error" if tally.broken else "fail"
-            out.message, out.counterexample = message, case.shapes()
+            out.case, out.message, out.miss = self._shrunk(check, tally)
+            out.counterexample = out.case.shapes()
         elif not tally.cases:
             lacking = [k for k in check.needs if not self.subject.supports(k)]
             if check.differentiates and not self.subject.differentiable:
@@ -350,10 +358,10 @@ class _Run:
             out.message = f"the null kernels were rejected in only {self.counted} of {self.seen} cases"
         return out
 
-    def _shrunk(self, check: Check, tally: _Tally) -> tuple[Case, str]:
+    def _shrunk(self, check: Check, tally: _Tally) -> tuple[Case, str, Miss | None]:
         """A smaller case that fails in the same way, as far as the time allows."""
         assert tally.failed is not None
-        smallest: tuple[Case, str] = (tally.failed, tally.message)
+        smallest: tuple[Case, str, Miss | None] = (tally.failed, tally.message, tally.miss)
         started = time.perf_counter()
         deadline = started + self.left / 2
         kind = KernelError if tally.broken else Violation
@@ -369,7 +377,7 @@ class _Run:
                 check.holds(Trial(self.operator, self.subject, case))
             except (Violation, KernelError) as found:
                 if isinstance(found, kind):
-                    smallest = (case, str(found))
+                    smallest = (case, str(found), getattr(found, "miss", None))
                     return True
             except NotCovered:
                 pass

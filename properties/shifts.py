@@ -20,7 +20,7 @@ for the clustered ("sandwich") standard error.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,8 @@ class Shift:
     """One standard error of `value`, clustered by case."""
     legal: float
     """The largest shift that a right kernel of the claimed precision may show."""
+    passed: float | None = None
+    """The number itself, if it was the same in all cases."""
 
     @property
     def sigma(self) -> float:
@@ -80,6 +82,9 @@ class Shift:
 
     def __str__(self) -> str:
         name, accuracy = self.direction.name, f"+- {self.error + self.legal:.1g}, {self.sigma:.0f} standard errors"
+        if self.direction.neutral is None and self.passed is not None:
+            moved = self.passed * (1 + self.value)
+            return f"it behaves as if {name} were {moved:.9g} instead of {self.passed:.9g} ({accuracy})"
         if self.direction.neutral is None:
             return f"it behaves as if {name} were {1 + self.value:.10g} times what was passed ({accuracy})"
         return f"it behaves as if {name} were {self.value:.6g} instead of {self.direction.neutral:g} ({accuracy})"
@@ -174,17 +179,24 @@ def _fitted(direction: Direction, fits: Sequence[_Fit]) -> Shift | None:
     correction = len(rows) / (len(rows) - 1)
     error = float(np.sqrt(correction * sum(s * s for s in scores)) / information)
     if abs(value) <= SIGMAS * error:
-        return Shift(direction, value, error, np.inf)  # noise: what would be legal is not worth its price
+        return Shift(direction, value, error, legal=np.inf)  # noise: what would be legal is not worth its price
     legal = sum(_legal(direction, fit, fit.weight * g / information) for fit, g in rows)
     own = bounded(rows[0][0].trial.precision).format.u  # the number itself is rounded when it meets the arrays
-    return Shift(direction, value, error, legal + (own if direction.neutral is None else 0.0))
+    passed = {fit.trial.case.arguments.get(direction.name) for fit, _ in rows}
+    return Shift(
+        direction,
+        value,
+        error,
+        legal=legal + (own if direction.neutral is None else 0.0),
+        passed=passed.pop() if len(passed) == 1 else None,
+    )
 
 
 def _refined(shift: Shift, fits: Sequence[_Fit]) -> Shift:
     """The same, refitted at the fitted value: sensitivities are those of a small shift."""
     value = shift.value
     for _ in range(REFITS):
-        here = Shift(shift.direction, value, shift.error, shift.legal)
+        here = replace(shift, value=value)
         rows = [(fit, fit.sensitivity(shift.direction), fit.beyond(here)) for fit in fits]
         information = sum(float((fit.weight * g * g).sum()) for fit, g, _ in rows)
         if not 0 < information < np.inf:
@@ -195,7 +207,7 @@ def _refined(shift: Shift, fits: Sequence[_Fit]) -> Shift:
             break
     scores = [float((fit.weight * g * left).sum()) for fit, g, left in rows]
     error = float(np.sqrt(sum(s * s for s in scores)) / information)
-    return Shift(shift.direction, value, error, shift.legal)
+    return replace(shift, value=value, error=error)
 
 
 def _exact(definition: Definition, arguments: Mapping[str, Any]) -> Values:

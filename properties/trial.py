@@ -135,6 +135,11 @@ class Trial:
         """Did the kernel return something of the right shape for the case itself?"""
         return bool(self._answers)
 
+    @property
+    def differentiated(self) -> bool:
+        """Did the kernel return gradients for the case itself?"""
+        return True in self._answers
+
     def answer(self, *, gradients: bool = False) -> Answer:
         """What the kernel returns for the case itself."""
         if gradients not in self._answers:

@@ -30,6 +30,12 @@ def mine(x, weight, *, eps=1e-6):
 """
 
 
+@pytest.fixture(autouse=True)
+def _somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counterexamples are stored in the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
 def run(*arguments: str) -> Result:
     result = CliRunner().invoke(main, [str(a) for a in arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
@@ -125,7 +131,8 @@ def test_json_carries_everything(tmp_path: Path) -> None:
     first = content["results"][0]
     assert (first["property"], first["verdict"]) == ("agrees_with_oracle", "fail")
     assert first["diagnosis"][0]["kind"] == "slip"
-    assert first["counterexample"]
+    assert "position[1]" in first["case"]
+    assert Path(first["counterexample"]).is_file()
     assert {"headroom", "cases", "seconds", "form", "precision"} <= set(first)
 
 
