@@ -85,10 +85,15 @@ class Formatted(Arithmetic):
         return x if x.xp is own else own.cast(x)
 
     def matmul(self, x: Array, y: Array) -> Array:
+        """Operands rounded to `product`, multiplied and added in the accumulator, rounded once to the format."""
         product = self.precision.product
         if product is not None:
             x, y = (Array(a.xp, self.at(product).cast(a).parts) for a in (x, y))
-        return super().matmul(x, y)
+        x, y = meet(x, y)
+        own = of(x)
+        wide = own.at(own.accumulator)
+        out = Arithmetic.matmul(wide, Array(wide, x.parts), Array(wide, y.parts))
+        return out if wide is own else own.cast(out)
 
 
 def of(x: Array) -> Formatted:
