@@ -94,6 +94,10 @@ class Bounded(Formatted):
         """Numbers known to within error: what a kernel returned, as against what it should have."""
         return self.limited(np.asarray(values).astype(EXTENDED), error)
 
+    def certain(self, x: Array) -> Array:
+        """x with its whole error in the worst case: as it is, in this arithmetic."""
+        return x
+
     def cast(self, x: Array) -> Array:
         return self.rounded(*x.parts)
 

@@ -72,7 +72,11 @@ class Formatted(Arithmetic):
 
     def store(self, x: Array, kind: str) -> Array:
         kept = self.precision.storage.get(kind)
-        return x if kept is None else Array(x.xp, self.at(kept).cast(x).parts)
+        return x if kept is None else Formatted.operand(self, x, kept)
+
+    def operand(self, x: Array, kept: Format) -> Array:
+        """x, rounded to what a step takes, as a number of its own format."""
+        return Array(x.xp, self.at(kept).cast(x).parts)
 
     def widen(self, x: Array, form: str) -> Array:
         wide, own = FORMATS[form], of(x).format
@@ -88,7 +92,7 @@ class Formatted(Arithmetic):
         """Operands rounded to `product`, multiplied and added in the accumulator, rounded once to the format."""
         product = self.precision.product
         if product is not None:
-            x, y = (Array(a.xp, self.at(product).cast(a).parts) for a in (x, y))
+            x, y = self.operand(x, product), self.operand(y, product)
         x, y = meet(x, y)
         own = of(x)
         wide = own.at(own.accumulator)
