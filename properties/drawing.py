@@ -139,6 +139,9 @@ REGIMES: dict[str, Callable[[np.random.Generator, tuple[int, ...], Format], Valu
     "huge": _huge,
 }
 
+CONTINUOUS = frozenset({"ordinary", "wide range"})
+"""Regimes with a density: numbers computed from them are rounded in directions of their own."""
+
 # Ordinary numbers come up most often: there the headroom means something.
 FREQUENT = ("ordinary",) * 4 + tuple(REGIMES)
 MEMORY = ("contiguous", "contiguous", "transposed", "sliced", "offset")

@@ -14,9 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from assay.properties.contract import Definition, Operator
-from assay.properties.drawing import DTYPES, Case, Values
+from assay.properties.drawing import CONTINUOUS, DTYPES, Case, Values
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.bounded import Bounded
+from assay.reference.arithmetic.independent import Independent
 from assay.reference.arithmetic.oracle import Arguments, Enclosure, differentiate, evaluate, gradient_oracle, oracle
 from assay.reference.arithmetic.precision import EXTENDED, FORMATS, PRECISIONS, Format, Precision, natural
 
@@ -96,8 +97,9 @@ class Violation(Exception):
 
 
 @cache
-def bounded(precision: str) -> Bounded:
-    return Bounded(PRECISIONS[precision])
+def bounded(precision: str, regime: str | None = None) -> Bounded:
+    """The arithmetic of bounds. Storage roundings count as independent where the regime is drawn continuously."""
+    return (Independent if regime in CONTINUOUS else Bounded)(PRECISIONS[precision])
 
 
 JUDGE = Bounded(Precision("judge", "extended precision: what the judge itself computes in", EXTENDED))
@@ -190,11 +192,11 @@ class Trial:
     def bound(self) -> tuple[Values, ...]:
         """How far each output of the kernel may be off, under the form and precision that it claims."""
         if not hasattr(self, "_bound"):
-            self._bound = self._bound_for(self.case.arguments)
+            self._bound = self._bound_for(self.case.arguments, self.case.regime)
         return self._bound
 
-    def _bound_for(self, arguments: Arguments) -> tuple[Values, ...]:
-        found = [bound_of(text, arguments, self.precision, self.case.dtype) for text in self.forms.values()]
+    def _bound_for(self, arguments: Arguments, regime: str | None = None) -> tuple[Values, ...]:
+        found = [bound_of(text, arguments, self.precision, self.case.dtype, regime) for text in self.forms.values()]
         return _loosest(found)
 
     @property
@@ -222,7 +224,7 @@ class Trial:
         return self._exact_gradient
 
     def _gradient_bound_of(self, text: Definition) -> dict[str, Values]:
-        xp = bounded(self.precision)
+        xp = bounded(self.precision, self.case.regime)
         found = differentiate(text, xp, self.case.arguments, self.cotangents, self.operator.tensors)[1]
         return {name: _returned(g, FORMATS[self.case.dtype]) for name, g in found.items()}
 
@@ -297,16 +299,21 @@ class Trial:
             raise Violation(f"the {what} has dtype {got.dtype} instead of {self.case.dtype}")
 
 
-def bound_of(text: Definition, arguments: Arguments, precision: str, dtype: str) -> tuple[Values, ...]:
-    """How far a kernel of this form and precision may be off, element by element, for each output."""
-    return tuple(_returned(o, FORMATS[dtype]) for o in evaluate(text, bounded(precision), arguments))
+def bound_of(
+    text: Definition, arguments: Arguments, precision: str, dtype: str, regime: str | None = None
+) -> tuple[Values, ...]:
+    """How far a kernel of this form and precision may be off, element by element, for each output.
+
+    `regime`: that of the arguments, if they are as they were drawn.
+    """
+    return tuple(_returned(o, FORMATS[dtype]) for o in evaluate(text, bounded(precision, regime), arguments))
 
 
 def _returned(output: Array, dtype: Format) -> Values:
     """The error after the one rounding to the output's dtype. Overflow there is judged by class, not forgiven."""
     xp = output.xp
     assert isinstance(xp, Bounded)
-    value, error = output.parts
+    value, error = xp.certain(output).parts
     with xp.context():
         return error + xp.at(dtype).charge(value, error)
 

@@ -68,9 +68,11 @@ class Adjoint(Arithmetic):
         v = x.value
         xp = v.xp
         out = xp.unary(name, v)
+        zero = xp.zeros(())
+
         rules: dict[str, Rule] = {
             "negative": lambda g: -g,
-            "abs": lambda g: xp.where(v < 0, -g, xp.where(v > 0, g, 0)),
+            "abs": lambda g: xp.chosen(v, zero, xp.chosen(zero, v, _nothing(g), g), -g),
             "sqrt": lambda g: g / (2 * out),
             "exp": lambda g: g * out,
             "expm1": lambda g: g * xp.exp(v),
@@ -93,8 +95,8 @@ class Adjoint(Arithmetic):
             "multiply": (lambda g: g * b, lambda g: g * a),
             "divide": (lambda g: g / b, lambda g: -(g * out / b)),
             "pow": (lambda g: g * b * a ** (b - 1), lambda g: g * out * xp.log(a)),
-            "maximum": (lambda g: xp.where(a >= b, g, 0), lambda g: xp.where(a >= b, 0, g)),
-            "minimum": (lambda g: xp.where(a <= b, g, 0), lambda g: xp.where(a <= b, 0, g)),
+            "maximum": (lambda g: xp.chosen(a, b, g, _nothing(g)), lambda g: xp.chosen(a, b, _nothing(g), g)),
+            "minimum": (lambda g: xp.chosen(b, a, g, _nothing(g)), lambda g: xp.chosen(b, a, _nothing(g), g)),
         }
         left, right = rules[name]
         return self.record(out, (x, _unbroadcast(left, a.shape)), (y, _unbroadcast(right, b.shape)), step=name)
@@ -105,7 +107,18 @@ class Adjoint(Arithmetic):
         return self.record(
             x.value.xp.total(x.value),
             (x, lambda g: g.xp.broadcast_to(g.xp.expand_dims(g, axis=-1), shape)),
-            step="total",
+            step=f"total {shape[-1]}",
+        )
+
+    def matmul(self, x: Array, y: Array) -> Node:
+        """One step, so that the contractions of its gradient are contractions to the arithmetic below as well."""
+        x, y = self._node(x), self._node(y)
+        a, b = x.value, y.value
+        return self.record(
+            a.xp.matmul(a, b),
+            (x, _unbroadcast(lambda g: g @ b.mT, a.shape)),
+            (y, _unbroadcast(lambda g: a.mT @ g, b.shape)),
+            step=f"matmul {a.shape[-1]}",
         )
 
     @property
@@ -190,6 +203,11 @@ class Adjoint(Arithmetic):
                 share = rule(g)
                 known = pending.get(id(source))
                 pending[id(source)] = share if known is None else known + share
+
+
+def _nothing(g: Array) -> Array:
+    """What passes to the operand that was not chosen."""
+    return g.xp.zeros(g.shape)
 
 
 def _order(output: Node) -> list[Node]:

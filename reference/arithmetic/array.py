@@ -217,6 +217,10 @@ class Arithmetic(ABC):
         """A real parameter, a Python float taken at its exact binary value."""
         return self.lift(np.asarray(value, dtype=np.float64))
 
+    def chosen(self, x: Array, y: Array, yes: Array, no: Array) -> Array:
+        """`yes` where x >= y, else `no`: a branch that kernels take on computed numbers, at a kink."""
+        return self.where(x >= y, yes, no)
+
     def wrap(self, x: Array) -> Array:
         """x minus the nearest integer: the same point of a circle of circumference 1, in [-1/2, 1/2)."""
         return x - self.floor(x + self.asarray(1) / 2)

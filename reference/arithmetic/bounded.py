@@ -11,9 +11,12 @@ cases have bound zero by themselves, and are then compared bit for bit. Sums are
 The value beside the error is carried in extended precision (64 bits on x86); it serves for magnitudes, never as the
 oracle. Second-order terms are kept; nothing is "to first order".
 
-Assumed of a kernel: round to nearest with gradual underflow; +, -, *, /, sqrt correctly rounded; elementary functions
-within ULPS. (These are the worst documented figures of CUDA's float32 library without fast-math, and hold for the
-vector libraries of CPUs.)
+In directed rounding u is twice as large, and an underflow loses up to a whole spacing of the subnormals. Where the
+precision flushes, whatever may be subnormal may be zero, inputs included.
+
+Assumed of a kernel: +, -, *, /, sqrt correctly rounded in the precision's direction, with gradual underflow unless it
+flushes; elementary functions within ULPS. An infinite error means that a kernel may overflow, or divide by a zero, on
+the way: nothing can be demanded there.
 
 Source: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.3 (running error analysis)
 and 4.2 (any order of summation); T. J. Dekker, Numer. Math. 18 (1971), for the residuals.
@@ -23,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 
 import numpy as np
 
@@ -30,17 +34,30 @@ from assay.reference.arithmetic.array import COMPARISONS, Array, Mask, Part
 from assay.reference.arithmetic.formatted import EXTENDED, ULPS, Formatted, meet, of
 
 
+MULTIPLIED = 8
+"""Powers up to this are also computed by repeated multiplication."""
+
 _SPLIT = EXTENDED(2) ** (np.finfo(EXTENDED).nmant // 2 + 1) + 1
 
 
 class Bounded(Formatted):
     """Values and the worst-case error of a kernel that computes in `precision`.
 
-    An array has two parts: value[...] (extended precision) and error[...] >= 0. Where the working format would
-    overflow, the error is infinite: nothing can be demanded there.
+    An array has two parts: value[...] (extended precision) and error[...] >= 0. Where the working format can
+    overflow, the error is infinite.
     """
 
     __name__ = "assay.bounded"
+
+    @cached_property
+    def unit(self) -> float:
+        """What one rounding may change a normal number by, relatively."""
+        return self.format.u * self.precision.spacings
+
+    @cached_property
+    def loss(self) -> float:
+        """What one rounding may change a subnormal number by."""
+        return self.format.tiny * self.precision.spacings
 
     def beside(self) -> Bounded:
         return Bounded(self.precision)
@@ -53,42 +70,51 @@ class Bounded(Formatted):
 
     # Making and reading arrays -----------------------------------------------------------------------------------
 
-    def limited(self, value: Part, error: Part) -> Array:
-        """Value and error; what overflowed or is undefined gets an infinite error."""
+    def limited(self, value: Part, error: Part, reach: Part | None = None) -> Array:
+        """Value and error; what may have overflowed or is undefined gets an infinite error. `reach`: the largest
+        magnitude met on the way, where that is not the value's."""
         value, error = np.asarray(value, EXTENDED), np.asarray(error, EXTENDED)
-        lost = ~(np.abs(value) + error <= self.format.max)  # a NaN is lost as well
+        lost = ~((np.abs(value) if reach is None else reach) + error <= self.format.max)  # a NaN is lost as well
         return Array(self, (np.where(np.isnan(value), EXTENDED(0), value), np.where(lost, np.inf, error)))
 
     def lift(self, values: Part) -> Array:
         value = np.asarray(values).astype(EXTENDED)
-        return Array(self, (value, np.zeros_like(value)))
+        error = np.zeros_like(value)
+        return Array(self, (value, self.underflown(value, error, error)))
 
     def approximate(self, values: Part, error: Part) -> Array:
         """Numbers known to within error: what a kernel returned, as against what it should have."""
         return self.limited(np.asarray(values).astype(EXTENDED), error)
 
+    def certain(self, x: Array) -> Array:
+        """x with its whole error in the worst case: as it is, in this arithmetic."""
+        return x
+
     def cast(self, x: Array) -> Array:
         return self.rounded(*x.parts)
 
-    def rounded(self, value: Part, error: Part, *, residual: Part | float = 0.0, gradual: bool = True) -> Array:
+    def rounded(self, value: Part, error: Part, *, residual: Part | float = 0.0) -> Array:
         """One rounding to the working format."""
-        return self.limited(value, error + self.charge(value, error, residual=residual, gradual=gradual))
+        return self.limited(value, error + self.charge(value, error, residual=residual))
 
-    def charge(self, value: Part, error: Part, *, residual: Part | float = 0.0, gradual: bool = True) -> Part:
+    def charge(self, value: Part, error: Part, *, residual: Part | float = 0.0) -> Part:
         """What one rounding adds to the error: nothing where the operands were exact and the result fits.
 
-        `residual` is what extended precision itself dropped, so that nothing is called exact by accident. `gradual`:
-        the step can underflow (a sum of two numbers of the format cannot).
+        `residual` is what extended precision itself dropped, so that nothing is called exact by accident.
         """
         f = self.format
         exact = (error == 0) & (residual == 0) & f.holds(value)
         if f.quantum:
-            charge = np.full_like(error, f.quantum / 2)
-        else:
-            charge = f.u * (np.abs(value) + error)
-            if gradual:
-                charge = np.maximum(charge, f.tiny)
-        return np.where(exact, 0, charge + np.abs(residual))
+            return np.where(exact, 0, f.quantum / 2 * self.precision.spacings + np.abs(residual))
+        charge = np.maximum(self.unit * (np.abs(value) + error), self.loss)
+        return self.underflown(value, error, np.where(exact, 0, charge + np.abs(residual)))
+
+    def underflown(self, value: Part, error: Part, charge: Part) -> Part:
+        """The charge, or the whole of a number where it may be subnormal and the precision flushes."""
+        if not self.precision.flushes or self.format.quantum:
+            return charge
+        low = np.abs(value) - error < self.format.normal
+        return np.where(low, np.maximum(charge, np.minimum(np.abs(value) + error, self.format.normal)), charge)
 
     def wrap(self, x: Array) -> Array:
         # Integers in wrapping arithmetic, or fmod: exact, and an error moves the point along the circle.
@@ -104,16 +130,22 @@ class Bounded(Formatted):
         if name == "abs":
             return Array(self, (np.abs(v), e))
         if name in ("floor", "ceil"):
-            return self.limited(getattr(np, name)(v), np.where(e == 0, 0, e + 1))
+            low, value, high = (getattr(np, name)(x) for x in (v - e, v, v + e))
+            return self.limited(value, np.maximum(high - value, value - low))
         value = getattr(np, name)(v)
         carried = np.where(e == 0, 0, _carried(name, v, e, value))
         carried = np.where(np.isnan(carried), np.inf, carried)
         if name == "sqrt":
-            return self.rounded(value, carried, residual=value * value - v)
+            square = value * value
+            return self.rounded(value, carried, residual=(square - v) + _product_residual(value, value, square))
         # An elementary function is exact where it is trivial: exp(0), cos(0), log(1) and the like.
         trivial = (e == 0) & (v == (1 if name == "log" else 0))
-        charge = np.maximum(2 * ULPS[name] * self.format.u * (np.abs(value) + carried), self.format.tiny)
+        charge = self.underflown(value, carried, self.elementary(value, carried, ULPS[name]))
         return self.limited(value, np.where(trivial, 0, carried + charge))
+
+    def elementary(self, value: Part, error: Part, ulps: Part | int) -> Part:
+        """What a library function within so many units in the last place adds to the error."""
+        return 2 * ulps * np.maximum(self.unit * (np.abs(value) + error), self.loss)
 
     def binary(self, name: str, x: Array, y: Array) -> Array:
         x, y = meet(x, y)
@@ -126,12 +158,12 @@ class Bounded(Formatted):
             value = a + b
             shadow = value - a
             residual = (a - (value - shadow)) + (b - shadow)
-            return xp.rounded(value, ea + eb, residual=residual, gradual=False)
+            return xp.rounded(value, ea + eb, residual=residual)
         if name == "multiply":
             value = a * b
             carried = np.abs(a) * eb + np.abs(b) * ea + ea * eb
-            # An exact zero annihilates whatever is finite.
-            carried = np.where(((a == 0) & (ea == 0)) | ((b == 0) & (eb == 0)), 0, carried)
+            # Zero times what a kernel may have lost to overflow can be a NaN.
+            carried = np.where(np.isnan(carried), np.inf, carried)
             return xp.rounded(value, carried, residual=_product_residual(a, b, value))
         if name == "divide":
             value = a / b
@@ -147,15 +179,26 @@ class Bounded(Formatted):
         return Array(xp, (value, np.maximum(ea, eb)))
 
     def _power(self, a: Part, ea: Part, b: Part, eb: Part) -> Array:
-        """a**b by a library, or as exp(b log a): the looser of the two recipes, since both are in use."""
+        """a**b by a library, or as exp(b log a): the looser of the two recipes, since both are in use.
+
+        Where b is a small integer, by a library or by repeated multiplication, for a of any sign.
+        """
         value = np.power(a, b)
-        spread = np.abs(b * np.log(np.abs(a)))
-        relative = np.abs(b) * -np.log1p(-ea / np.abs(a)) + (np.abs(np.log(np.abs(a))) + ea) * eb
-        carried = np.where((ea == 0) & (eb == 0), 0, np.abs(value) * np.expm1(relative))
+        size, whole = np.abs(a), (eb == 0) & (b == np.rint(b)) & (b >= 0) & (b <= MULTIPLIED)
+        spread = np.abs(b * np.log(size))
+        relative = np.abs(b) * -np.log1p(-ea / size) + (np.abs(np.log(size)) + ea / (size - ea)) * eb
+        carried = np.where(whole, np.power(size + ea, b) - np.power(size, b), np.abs(value) * np.expm1(relative))
+        carried = np.where((ea == 0) & (eb == 0), 0, carried)
         carried = np.where(np.isnan(carried), np.inf, carried)
-        charge = (2 * ULPS["pow"] + 3 * spread) * self.format.u * (np.abs(value) + carried)
-        trivial = (eb == 0) & ((b == 0) | ((b == 1) & (ea == 0) & self.format.holds(a)))
-        return self.limited(value, np.where(trivial, 0, carried + np.maximum(charge, self.format.tiny)))
+        charge = self.elementary(value, carried, ULPS["pow"])
+        # The underflow of one product is multiplied by those that follow.
+        steps = np.where(whole, b * self.loss * np.maximum(size + ea, 1) ** np.maximum(b - 2, 0), 0)
+        charge = charge + np.where(whole, steps, 3 * spread * self.unit * (np.abs(value) + carried))
+        charge = self.underflown(value, carried, charge)
+        trivial = (eb == 0) & (
+            (b == 0) | ((b == 1) & (ea == 0) & self.format.holds(a)) | (whole & (a == 0) & (ea == 0))
+        )
+        return self.limited(value, np.where(trivial, 0, carried + charge))
 
     def total(self, x: Array) -> Array:
         accumulator = self.accumulator
@@ -164,15 +207,34 @@ class Bounded(Formatted):
         value, error = v.sum(axis=-1), e.sum(axis=-1)
         if n <= 1:
             return Array(self, (value, error))
-        magnitude = np.abs(v)
+        wide = self.at(accumulator)
+        magnitude = np.abs(v).sum(axis=-1)
         terms = ((v != 0) | (e != 0)).sum(axis=-1)  # adding a zero is exact
-        # Any order is exact if all partial sums are multiples of one quantum that the format can count.
+        # Any order is exact if all partial sums are multiples of one quantum that the format can count and that no
+        # underflow can touch.
         quantum = _lowest_bit(v).min(axis=-1)
-        exact = (error == 0) & (magnitude.sum(axis=-1) <= np.ldexp(quantum, accumulator.bits))
-        k = np.maximum(terms - 1, 0) * accumulator.u
-        charge = k / (1 - k) * (magnitude.sum(axis=-1) + error)
-        wide = self.at(accumulator).limited(value, error + np.where(exact | (terms <= 1), 0, charge))
-        return wide if accumulator == self.format else self.rounded(*wide.parts)
+        floor = accumulator.normal if self.precision.flushes else 2 * accumulator.tiny
+        exact = (error == 0) & (magnitude <= np.ldexp(quantum, accumulator.bits)) & (quantum >= floor)
+        steps = np.maximum(terms - 1, 0)
+        growth = np.expm1(steps * np.log1p(EXTENDED(wide.unit)))  # (1 + u)**steps - 1
+        size = magnitude + error
+        if self.precision.flushes:
+            # What is flushed in one partial sum is gone, so all that is lost is at most the sum of all sizes.
+            charge = growth * size + (1 + growth) * np.minimum(steps * accumulator.normal, size)
+        else:
+            charge = growth * size + steps * wide.loss  # terms from a wider format; those of its own cannot underflow
+        error = error + np.where(exact | (steps == 0), 0, charge)
+        # No order of summation meets a partial sum beyond that of all positive or of all negative terms.
+        out = wide.limited(value, error, (magnitude + np.abs(value)) / 2)
+        return out if wide is self else self.rounded(*out.parts)
+
+    def chosen(self, x: Array, y: Array, yes: Array, no: Array) -> Array:
+        """Where the order of x and y is within their errors, a kernel may have chosen either."""
+        out = self.where(x >= y, yes, no)
+        apart, reach = np.abs(x.parts[0] - y.parts[0]), x.parts[1] + y.parts[1]
+        other = np.abs(yes.parts[0] - no.parts[0]) + yes.parts[1] + no.parts[1]
+        either = np.where((reach > 0) & ~(apart > reach), other, 0)
+        return Array(out.xp, (out.parts[0], out.parts[1] + either))
 
     def peak(self, x: Array) -> Array:
         return Array(self, (x.parts[0].max(axis=-1), x.parts[1].max(axis=-1)))
@@ -184,10 +246,9 @@ class Bounded(Formatted):
 
 def _carried(name: str, v: Part, e: Part, value: Part) -> Part:
     """How far name(v + delta) may be from name(v) = value, over all |delta| <= e."""
-    if name == "exp":
-        return value * np.expm1(e)
-    if name == "expm1":
-        return np.exp(v) * np.expm1(e)
+    if name in ("exp", "expm1"):
+        # The second is for an error so large that the first is infinite, at a v so far below that exp(v + e) is not.
+        return np.fmin(np.exp(v) * np.expm1(e), np.exp(v + e))
     if name in ("log", "log1p"):
         return -np.log1p(-e / np.abs(v + (1 if name == "log1p" else 0)))
     if name == "sqrt":

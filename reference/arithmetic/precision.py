@@ -42,6 +42,11 @@ class Format:
         return math.ldexp(1.0, self.emin - self.bits)
 
     @property
+    def normal(self) -> float:
+        """The smallest normal number."""
+        return math.ldexp(1.0, self.emin)
+
+    @property
     def max(self) -> np.longdouble:
         return np.ldexp(np.longdouble(2) - np.ldexp(np.longdouble(1), 1 - min(self.bits, 60)), self.emax)
 
@@ -97,8 +102,36 @@ class Precision:
     storage: Mapping[str, Format] = field(default_factory=dict)
     """The format in which `store(x, kind)` keeps x, by kind; a kind that is missing is kept as it is."""
 
+    rounding: str = "nearest"
+    """The direction of every rounding, one of MODES."""
+    flushes: bool = False
+    """Subnormal inputs and results may become zero (flush-to-zero, denormals-are-zero)."""
+
     def at(self, working: Format) -> Precision:
         return replace(self, working=working)
+
+    @property
+    def spacings(self) -> int:
+        """How far one rounding reaches, in half spacings: 1 to nearest, 2 in a direction."""
+        return 1 if self.rounding == "nearest" else 2
+
+
+def _variants(plain: Precision) -> tuple[Precision, ...]:
+    """What hardware does instead of IEEE's default."""
+    return (
+        replace(
+            plain,
+            name=f"{plain.name}-truncating",
+            meaning=f"{plain.meaning}, every rounding toward zero",
+            rounding="toward zero",
+        ),
+        replace(
+            plain,
+            name=f"{plain.name}-flushing",
+            meaning=f"{plain.meaning}, subnormal inputs and results may become zero",
+            flushes=True,
+        ),
+    )
 
 
 def _half(dtype: Format) -> tuple[Precision, ...]:
@@ -130,14 +163,18 @@ def _half(dtype: Format) -> tuple[Precision, ...]:
             accumulator=FLOAT32,
             storage={"weights": dtype, "table": dtype, "angle": dtype},
         ),
+        *_variants(Precision(name, f"{name} storage, float32 products and sums", FLOAT32, storage={"weights": dtype})),
     )
 
+
+SINGLE = Precision("float32", "IEEE single throughout", FLOAT32)
 
 PRECISIONS: dict[str, Precision] = {
     p.name: p
     for p in (
         Precision("float64", "IEEE double throughout", FLOAT64),
-        Precision("float32", "IEEE single throughout", FLOAT32),
+        SINGLE,
+        *_variants(SINGLE),
         Precision("tf32", "IEEE single, operands of products rounded to tf32", FLOAT32, product=TF32),
         *_half(BFLOAT16),
         *_half(FLOAT16),

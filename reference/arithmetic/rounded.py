@@ -28,14 +28,15 @@ ORDERS = ("forward", "backward", "pairwise")
 class Rounded(Formatted):
     """Numbers of the formats of a precision. An array has one part: value[...], in extended precision.
 
-    `mode` is the direction of every rounding, `order` that of every sum.
+    `mode` is the direction of every rounding (by default, the precision's), `order` that of every sum. Where the
+    precision flushes, every subnormal input and result becomes zero.
     """
 
     __name__ = "assay.rounded"
 
-    def __init__(self, precision: Precision, mode: str = "nearest", order: str = "forward") -> None:
+    def __init__(self, precision: Precision, mode: str | None = None, order: str = "forward") -> None:
         super().__init__(precision)
-        self.mode = mode
+        self.mode = mode or precision.rounding
         self.order = order
 
     def beside(self) -> Rounded:
@@ -48,13 +49,18 @@ class Rounded(Formatted):
             yield
 
     def rounded(self, value: Part) -> Array:
-        return Array(self, (self.format.round(np.asarray(value, EXTENDED), self.mode),))
+        return self.flushed(self.format.round(np.asarray(value, EXTENDED), self.mode))
+
+    def flushed(self, value: Part) -> Array:
+        if self.precision.flushes and not self.format.quantum:
+            value = np.where(np.abs(value) < self.format.normal, EXTENDED(0), value)
+        return Array(self, (value,))
 
     def cast(self, x: Array) -> Array:
         return self.rounded(x.parts[0])
 
     def lift(self, values: Part) -> Array:
-        return Array(self, (np.asarray(values).astype(EXTENDED),))
+        return self.flushed(np.asarray(values).astype(EXTENDED))
 
     def approximate(self, values: Part, error: Part) -> Array:
         return self.lift(values)
