@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from assay.properties.contract import Definition, Operator
+from assay.properties.contract import Definition, Operator, Real
 from assay.properties.drawing import DTYPES, Values
 from assay.properties.trial import Trial, bound_of, outside
 from assay.reference.arithmetic.oracle import as_tuple, oracle
@@ -135,7 +135,7 @@ def _alternatives(operator: Operator, trial: Trial) -> Iterator[tuple[Finding, _
             text = f"the parameter {parameter.name} is {change}"
             yield (
                 Finding("parameter", parameter.name, text),
-                _mapped(operator, parameter.name, function),
+                _mapped(operator, parameter, function),
             )
 
 
@@ -164,8 +164,8 @@ def _replaced(operator: Operator, name: str, value: Any) -> _Other:
     return _Other(operator.definition, lambda a: {**a, name: value}, own=True)
 
 
-def _mapped(operator: Operator, name: str, function: Callable[[float], float]) -> _Other:
-    return _Other(operator.definition, lambda a: {**a, name: function(a[name])}, own=True)
+def _mapped(operator: Operator, parameter: Real, function: Callable[[float], float]) -> _Other:
+    return _Other(operator.definition, lambda a: {**a, parameter.name: function(parameter.given(a))}, own=True)
 
 
 def _explains(trials: Sequence[Trial], other: _Other) -> bool:
@@ -198,13 +198,13 @@ def _loosest_bound(trial: Trial, other: _Other, arguments: Mapping[str, Any]) ->
 def _shifts(operator: Operator, trials: Sequence[Trial]) -> Iterator[Finding]:
     """For each parameter, the relative shift that fits the errors best, if it explains every output."""
     for parameter in operator.parameters:
-        shift = _fitted(operator, parameter.name, trials)
+        shift = _fitted(operator, parameter, trials)
         if shift is None or not _explains(
             trials,
-            _mapped(operator, parameter.name, lambda p, s=shift: p * (1 + s)),  # type: ignore[misc]
+            _mapped(operator, parameter, lambda p, s=shift: p * (1 + s)),  # type: ignore[misc]
         ):
             continue
-        values = {t.case.arguments[parameter.name] for t in trials}
+        values = {parameter.given(t.case.arguments) for t in trials}
         if len(values) == 1:
             passed = values.pop()
             told = f"as if {parameter.name} were {passed * (1 + shift):.9g} instead of {passed:.9g}"
@@ -213,7 +213,7 @@ def _shifts(operator: Operator, trials: Sequence[Trial]) -> Iterator[Finding]:
         yield Finding("parameter", parameter.name, f"it behaves {told}", value=1 + shift)
 
 
-def _fitted(operator: Operator, name: str, trials: Sequence[Trial]) -> float | None:
+def _fitted(operator: Operator, parameter: Real, trials: Sequence[Trial]) -> float | None:
     """Gauss-Newton on the relative shift of one parameter, in double: |error / bound| is minimised.
 
     The sensitivity is a difference quotient: it only steers; what is found is judged by `_explains`.
@@ -224,7 +224,7 @@ def _fitted(operator: Operator, name: str, trials: Sequence[Trial]) -> float | N
             key: value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype in WIDENED else value
             for key, value in trial.case.arguments.items()
         }
-        arguments[name] = arguments[name] * (1 + shift)
+        arguments[parameter.name] = parameter.given(arguments) * (1 + shift)
         return [np.asarray(o) for o in as_tuple(operator.definition(**arguments))]
 
     shift = 0.0

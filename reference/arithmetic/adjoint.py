@@ -10,8 +10,9 @@ Subgradients at kinks are conventions: |x| has slope 0 at 0; maximum and minimum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,19 @@ class Adjoint(Arithmetic):
             (x, lambda g: g.xp.broadcast_to(g.xp.expand_dims(g, axis=-1), shape)),
         )
 
+    def matmul(self, x: Array, y: Array) -> Node:
+        x, y = self._node(x), self._node(y)
+        a, b = x.value, y.value
+        return self.record(
+            a.xp.matmul(a, b),
+            (x, _unbroadcast(lambda g: g.xp.matmul(g, g.xp.matrix_transpose(b)), a.shape)),
+            (y, _unbroadcast(lambda g: g.xp.matmul(g.xp.matrix_transpose(a), g), b.shape)),
+        )
+
+    @property
+    def inf(self) -> Node:
+        return self.constant(self.below.inf)
+
     @property
     def pi(self) -> Node:
         return self.constant(self.below.pi)
@@ -130,6 +144,17 @@ class Adjoint(Arithmetic):
     def widen(self, x: Array, form: str) -> Node:
         x = self._node(x)
         return self.record(x.value.xp.widen(x.value, form), (x, lambda g: g.xp.narrow(g)))
+
+    def either(self, ways: Sequence[Callable[[], Array]]) -> Node:
+        """Differentiated as the first way is."""
+        found: list[Node] = []
+
+        def run(way: Callable[[], Array]) -> Array:
+            found.append(self._node(way()))
+            return found[-1].value
+
+        value = self.below.either([partial(run, way) for way in ways])
+        return self.record(value, (found[0], lambda g: g))
 
     def narrow(self, x: Array) -> Node:
         x = self._node(x)

@@ -21,7 +21,7 @@ and 4.2 (any order of summation); T. J. Dekker, Numer. Math. 18 (1971), for the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -72,6 +72,11 @@ class Bounded(Arithmetic):
         value, error = np.asarray(value, EXTENDED), np.asarray(error, EXTENDED)
         lost = ~(np.abs(value) + error <= self.format.max)  # a NaN is lost as well
         return Array(self, (np.where(np.isnan(value), EXTENDED(0), value), np.where(lost, np.inf, error)))
+
+    def either(self, ways: Sequence[Callable[[], Array]]) -> Array:
+        """The loosest of the ways."""
+        found = [way() for way in ways]
+        return Array(found[0].xp, (found[0].parts[0], np.maximum.reduce([f.parts[1] for f in found])))
 
     def lift(self, values: Part) -> Array:
         value = np.asarray(values).astype(EXTENDED)
@@ -174,7 +179,11 @@ class Bounded(Arithmetic):
             carried = np.abs(a) * eb + np.abs(b) * ea + ea * eb
             # An exact zero annihilates whatever is finite.
             carried = np.where(((a == 0) & (ea == 0)) | ((b == 0) & (eb == 0)), 0, carried)
-            return xp.rounded(value, carried, residual=_product_residual(a, b, value))
+            out = xp.rounded(value, carried, residual=_product_residual(a, b, value))
+            # Times 1, or any power of two of known value, is exact but for underflow, whatever the other operand is.
+            holds = xp.format.holds
+            scaled = (_doubles(a) & (ea == 0) & ((eb > 0) | holds(b))) | (_doubles(b) & (eb == 0) & ((ea > 0) | holds(a)))
+            return Array(xp, (out.parts[0], np.where(scaled & np.isfinite(out.parts[1]), carried, out.parts[1])))
         if name == "divide":
             value = a / b
             room = np.abs(b) - eb
@@ -224,7 +233,10 @@ class Bounded(Arithmetic):
         return super().matmul(x, y)
 
     def peak(self, x: Array) -> Array:
-        return Array(self, (x.parts[0].max(axis=-1), x.parts[1].max(axis=-1)))
+        # A shift, so any number would do, and the one that a kernel found is known to it exactly: no error is carried.
+        # Of the numbers that it may have found the greatest is taken, from where all others are furthest.
+        value, error = x.parts
+        return Array(self, ((value + error).max(axis=-1), np.zeros(value.shape[:-1], EXTENDED)))
 
     def compare(self, name: str, x: Array, y: Array) -> Mask:
         # Values decide: a definition branches on inputs, which are exact.
@@ -272,6 +284,11 @@ def _product_residual(a: Part, b: Part, product: Part) -> Part:
 
     (ah, al), (bh, bl) = split(a), split(b)
     return ((ah * bh - product) + ah * bl + al * bh) + al * bl
+
+
+def _doubles(x: Part) -> Part:
+    """Which numbers are 1, 2, 4, ... or their negatives: to multiply by them cannot underflow."""
+    return (np.abs(np.frexp(x)[0]) == 0.5) & (np.abs(x) >= 1)
 
 
 def _lowest_bit(x: Part) -> Part:

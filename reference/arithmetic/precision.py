@@ -92,27 +92,27 @@ def _half(dtype: Format) -> tuple[Precision, ...]:
             name,
             f"{name} storage, float32 products and sums, one rounding at the output",
             FLOAT32,
-            storage={"weights": dtype},
+            storage={"weights": dtype, "output": dtype},
         ),
         Precision(
             f"{name}-table",
             f"as {name}, and tables of cosines and sines kept in {name}",
             FLOAT32,
-            storage={"weights": dtype, "table": dtype},
+            storage={"weights": dtype, "output": dtype, "table": dtype},
         ),
         Precision(
             f"{name}-steps",
             f"every step rounded to {name}, as separate {name} tensor operations do",
             dtype,
             accumulator=FLOAT32,
-            storage={"weights": dtype, "table": dtype},
+            storage={"weights": dtype, "output": dtype, "table": dtype},
         ),
         Precision(
             f"{name}-angle",
             f"as {name}-steps, and the angles themselves kept in {name}",
             dtype,
             accumulator=FLOAT32,
-            storage={"weights": dtype, "table": dtype, "angle": dtype},
+            storage={"weights": dtype, "output": dtype, "table": dtype, "angle": dtype},
         ),
     )
 
