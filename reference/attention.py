@@ -267,16 +267,15 @@ def _rescaled(s: Any, visible: Any, log2: bool = False) -> Any:
     def exp(x: Any) -> Any:
         return xp.exp(unit * x if log2 else x)
 
-    maxima = [reach[..., :1]]
-    for i in range(s.shape[-1]):
-        seen = xp.concat([maxima[-1], reach[..., i : i + 1]], axis=-1)
-        maxima.append(xp.max(seen, axis=-1, keepdims=True))
-    del maxima[0]
-    products = [xp.ones_like(maxima[-1])]
-    for before, after in zip(maxima[-2::-1], maxima[:0:-1], strict=True):
-        products.append(products[-1] * exp(before - after))
-    running = xp.concat(maxima, axis=-1)
-    ahead = xp.minimum(running + 1, maxima[-1])
+    running, known = reach, 1
+    while known < s.shape[-1]:  # the maximum of the last 1, 2, 4, ... keys
+        before = xp.concat([running[..., :known], running[..., :-known]], axis=-1)
+        running, known = xp.max(xp.stack([running, before], axis=-1), axis=-1), 2 * known
+    steps = exp(running[..., :-1] - running[..., 1:])
+    products = [xp.ones_like(reach[..., :1])]
+    for i in range(s.shape[-1] - 2, -1, -1):
+        products.append(products[-1] * steps[..., i : i + 1])
+    ahead = xp.minimum(running + 1, running[..., -1:])
     below = s - ahead
     w = weights(unit * below if log2 else below, None, visible)
     return w * (exp(ahead - running) * xp.concat(products[::-1], axis=-1))

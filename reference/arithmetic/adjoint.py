@@ -139,7 +139,8 @@ class Adjoint(Arithmetic):
 
     def store(self, x: Array, kind: str) -> Node:
         x = self._node(x)
-        return self.record(x.value.xp.store(x.value, kind), (x, lambda g: g))
+        # A cast is differentiated as a cast: the cotangent of what is stored is stored in the same format.
+        return self.record(x.value.xp.store(x.value, kind), (x, lambda g: g.xp.store(g, kind)))
 
     def widen(self, x: Array, form: str) -> Node:
         x = self._node(x)

@@ -177,12 +177,13 @@ class Bounded(Arithmetic):
         if name == "multiply":
             value = a * b
             carried = np.abs(a) * eb + np.abs(b) * ea + ea * eb
-            # An exact zero annihilates whatever is finite.
-            carried = np.where(((a == 0) & (ea == 0)) | ((b == 0) & (eb == 0)), 0, carried)
+            # An exact zero annihilates whatever is finite; an overflow times zero is a NaN.
+            annihilated = ((a == 0) & (ea == 0) & (eb < np.inf)) | ((b == 0) & (eb == 0) & (ea < np.inf))
+            carried = np.where(annihilated, 0, np.where(np.isnan(carried), np.inf, carried))
             out = xp.rounded(value, carried, residual=_product_residual(a, b, value))
             # Times 1, or any power of two of known value, is exact but for underflow, whatever the other operand is.
             holds = xp.format.holds
-            scaled = (_doubles(a) & (ea == 0) & ((eb > 0) | holds(b))) | (_doubles(b) & (eb == 0) & ((ea > 0) | holds(a)))
+            scaled = (_doubles(a, ea) & ((eb > 0) | holds(b))) | (_doubles(b, eb) & ((ea > 0) | holds(a)))
             return Array(xp, (out.parts[0], np.where(scaled & np.isfinite(out.parts[1]), carried, out.parts[1])))
         if name == "divide":
             value = a / b
@@ -208,9 +209,14 @@ class Bounded(Arithmetic):
         trivial = (eb == 0) & ((b == 0) | ((b == 1) & (ea == 0) & self.format.holds(a)))
         return self.limited(value, np.where(trivial, 0, carried + np.maximum(charge, self.format.tiny)))
 
-    def total(self, x: Array) -> Array:
+    @property
+    def _accumulator(self) -> Format:
+        """The format of sums: never narrower than that of the terms."""
         accumulator = self.precision.accumulator or self.format
-        accumulator = accumulator if accumulator.bits >= self.format.bits else self.format
+        return accumulator if accumulator.bits >= self.format.bits else self.format
+
+    def total(self, x: Array) -> Array:
+        accumulator = self._accumulator
         v, e = x.parts
         n = x.shape[-1]
         value, error = v.sum(axis=-1), e.sum(axis=-1)
@@ -230,7 +236,31 @@ class Bounded(Arithmetic):
         product = self.precision.product
         if product is not None:
             x, y = (Array(self, self.at(product).rounded(*a.parts).parts) for a in (x, y))
-        return super().matmul(x, y)
+        x, y = _meet(x, y)
+        parts = (*x.parts, *y.parts)
+        return _of(x)._contracted(*parts) if all(np.isfinite(p).all() for p in parts) else super().matmul(x, y)
+
+    def _contracted(self, a: Part, ea: Part, b: Part, eb: Part) -> Array:
+        """What `binary` and `total` charge, for whole matrices: never less, and nothing where all partial sums fit."""
+        f, accumulator = self.format, self._accumulator
+        value, magnitude = a @ b, np.abs(a) @ np.abs(b)
+        carried = np.abs(a) @ eb + ea @ (np.abs(b) + eb)
+        # Products with zeros and powers of two are exact; so is everything that is a multiple of one quantum.
+        many, others = (~_is_unit(x, e) for x, e in ((a, ea), (b, eb)))
+        inexact = (many.astype(EXTENDED) @ others.astype(EXTENDED)) * f.tiny
+        products = f.u * ((np.where(many, np.abs(a), 0) @ np.where(others, np.abs(b), 0)) + carried) + inexact
+        terms = ((a != 0) | (ea != 0)).astype(EXTENDED) @ ((b != 0) | (eb != 0)).astype(EXTENDED)
+        k = np.maximum(terms - 1, 0) * accumulator.u
+        sums = k / (1 - k) * (magnitude + carried + products)
+        dropped = np.finfo(EXTENDED).eps * (terms + 1) * magnitude  # by extended precision itself
+        quantum = _lowest_bit(a).min(axis=-1, initial=np.inf)[..., :, None]
+        quantum = quantum * _lowest_bit(b).min(axis=-2, initial=np.inf)[..., None, :]
+        exact = (carried == 0) & (magnitude <= np.ldexp(quantum, min(f.bits, accumulator.bits))) & (quantum >= 2 * f.tiny)
+        exact &= f.holds(a).all(axis=-1)[..., :, None] & f.holds(b).all(axis=-2)[..., None, :]
+        error = np.where(exact, 0, carried + products + sums + dropped)
+        lost = ~(magnitude + error <= f.max)  # a product or a partial sum overflows
+        wide = self.at(accumulator).limited(value, np.where(lost, np.inf, error))
+        return wide if accumulator == f else self.rounded(*wide.parts)
 
     def peak(self, x: Array) -> Array:
         # A shift, so any number would do, and the one that a kernel found is known to it exactly: no error is carried.
@@ -286,9 +316,14 @@ def _product_residual(a: Part, b: Part, product: Part) -> Part:
     return ((ah * bh - product) + ah * bl + al * bh) + al * bl
 
 
-def _doubles(x: Part) -> Part:
-    """Which numbers are 1, 2, 4, ... or their negatives: to multiply by them cannot underflow."""
-    return (np.abs(np.frexp(x)[0]) == 0.5) & (np.abs(x) >= 1)
+def _doubles(x: Part, error: Part) -> Part:
+    """Which numbers are 1, 2, 4, ... or their negatives, and known: to multiply by them is exact, without underflow."""
+    return (np.abs(np.frexp(x)[0]) == 0.5) & (np.abs(x) >= 1) & (error == 0)
+
+
+def _is_unit(x: Part, error: Part) -> Part:
+    """Which numbers change nothing but the exponent of those that they multiply: 0, 1, 2, 4, ..."""
+    return _doubles(x, error) | ((x == 0) & (error == 0))
 
 
 def _lowest_bit(x: Part) -> Part:
