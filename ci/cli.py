@@ -88,7 +88,7 @@ def explain(operator: str) -> None:
     lines += ["Inputs:", *(f"  {i.name}[{', '.join(i.axes.split())}]" for i in o.inputs), ""]
     lines += [
         "Parameters:",
-        *(f"  {p.name} = {p.default:g}, judged from {p.low:g} to {p.high:g}" for p in o.parameters),
+        *(f"  {p.name} = {_number(p.default)}, judged from {p.low:g} to {p.high:g}" for p in o.parameters),
     ]
     lines += ["", "Conventions (the first is the default):"]
     lines += [f"  {name}: {', '.join(values)}" for name, values in o.conventions.items()]
@@ -103,6 +103,10 @@ def _signature(function: Any) -> str:
         p.replace(annotation=inspect.Parameter.empty) for p in inspect.signature(function).parameters.values()
     ]
     return str(inspect.Signature(parameters))
+
+
+def _number(value: float | None) -> str:
+    return "(depends on the sizes)" if value is None else f"{value:g}"
 
 
 def _first_line(function: Any) -> str:

@@ -49,9 +49,19 @@ class Real:
     """A real parameter, a keyword of the definition. Drawn between low and high, uniformly."""
 
     name: str
-    default: float
+    default: float | None
+    """None: the definition has a default of its own, which depends on other arguments."""
     low: float
     high: float
+    implied: Callable[[Mapping[str, Any]], float] | None = None
+    """What a default of None amounts to, given the other arguments; for the diagnosis alone."""
+
+    def given(self, arguments: Mapping[str, Any]) -> float:
+        """Its value among the arguments of a case."""
+        value = arguments.get(self.name, self.default)
+        if value is None and self.implied is not None:
+            return self.implied(arguments)
+        return float(value)  # type: ignore[arg-type]
 
     def draw(self, random: np.random.Generator) -> float:
         return float(random.uniform(self.low, self.high))
@@ -105,6 +115,9 @@ class Operator:
     """Keywords on which honest codebases differ, with their values; the first is the default."""
     forms: Mapping[str, Definition] = field(default_factory=dict)
     """Other texts of the same function, by name. Without any, the definition's own text is the one form."""
+    backward: Definition | None = None
+    """The gradients as kernels write them, (cotangents, *inputs, **keywords) -> one for each Tensor. They are bounded
+    by the looser of this text and the derivative of the form."""
     slips: Mapping[str, Definition] = field(default_factory=dict)
     """Named mistakes, each a definition of what a kernel that makes it computes."""
     strays: Mapping[str, Definition] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from assay.properties.contract import Definition, Operator
+from assay.properties.contract import Definition, Operator, Real
 from assay.properties.drawing import Values
 from assay.properties.location import locate
 from assay.properties.shifts import Shift
@@ -141,7 +141,7 @@ def _alternatives(operator: Operator, trial: Trial) -> Iterator[tuple[Finding, _
             text = f"the parameter {parameter.name} is {change}"
             yield (
                 Finding("parameter", parameter.name, text),
-                _mapped(operator, parameter.name, function),
+                _mapped(operator, parameter, function),
             )
 
 
@@ -170,8 +170,8 @@ def _replaced(operator: Operator, name: str, value: Any) -> _Other:
     return _Other(operator.definition, lambda a: {**a, name: value}, own=True)
 
 
-def _mapped(operator: Operator, name: str, function: Callable[[float], float]) -> _Other:
-    return _Other(operator.definition, lambda a: {**a, name: function(a[name])}, own=True)
+def _mapped(operator: Operator, parameter: Real, function: Callable[[float], float]) -> _Other:
+    return _Other(operator.definition, lambda a: {**a, parameter.name: function(parameter.given(a))}, own=True)
 
 
 def _explains(trials: Sequence[Trial], other: _Other) -> bool:
@@ -188,5 +188,5 @@ def _explains(trials: Sequence[Trial], other: _Other) -> bool:
 
 
 def _shifted(shift: Shift) -> Finding:
-    value = shift.value + (1 if shift.direction.neutral is None else shift.direction.neutral)
+    value = shift.value + (0 if shift.direction.parameter is None else 1)
     return Finding("parameter", shift.direction.name, str(shift), value=value, sigma=shift.sigma)

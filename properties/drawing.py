@@ -217,7 +217,7 @@ def cases(
         if supports(parameter.name) and (pooled or draw(st.booleans())):
             arguments[parameter.name] = parameter.draw(random)
         else:
-            arguments[parameter.name] = float(parameter.default)
+            arguments[parameter.name] = None if parameter.default is None else float(parameter.default)
     for value in arguments.values():
         if isinstance(value, np.ndarray):
             value.flags.writeable = False

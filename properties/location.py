@@ -348,7 +348,8 @@ def _of_cases(operator: Operator, elements: _Elements) -> Iterator[_Predicate]:
         yield predicate(f"{name} not given", f"only when {name} is not given", [not g for g in given].__getitem__)
     for parameter in operator.parameters:
         moved = [c.arguments[parameter.name] != parameter.default for c in cases]
-        told = f"only when {parameter.name} is not {parameter.default:g}"
+        usual = "its default" if parameter.default is None else f"{parameter.default:g}"
+        told = f"only when {parameter.name} is not {usual}"
         yield predicate(f"{parameter.name} not default", told, moved.__getitem__)
     yield from _of_sizes(elements, predicate)
 

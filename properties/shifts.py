@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.properties.contract import Definition, Operator
+from assay.properties.contract import Definition, Operator, Real
 from assay.properties.drawing import Values
 from assay.properties.trial import Trial, bounded
 from assay.reference.arithmetic.adjoint import Adjoint, Node
@@ -55,8 +55,12 @@ class Direction:
 
     name: str
     definition: Definition
-    neutral: float | None
-    """Its value in the operator, if it is not a parameter of it: 0 for a stray eps. None: as passed in the case."""
+    parameter: Real | None
+    """None: a stray, which the operator has not, and which is 0 in it."""
+
+    def value(self, arguments: Mapping[str, Any]) -> float:
+        """The number itself."""
+        return 0.0 if self.parameter is None else self.parameter.given(arguments)
 
 
 @dataclass(frozen=True)
@@ -82,36 +86,34 @@ class Shift:
 
     def __str__(self) -> str:
         name, accuracy = self.direction.name, f"+- {self.error + self.legal:.1g}, {self.sigma:.0f} standard errors"
-        if self.direction.neutral is None and self.passed is not None:
+        if self.direction.parameter is not None and self.passed is not None:
             moved = self.passed * (1 + self.value)
             return f"it behaves as if {name} were {moved:.9g} instead of {self.passed:.9g} ({accuracy})"
-        if self.direction.neutral is None:
+        if self.direction.parameter is not None:
             return f"it behaves as if {name} were {1 + self.value:.10g} times what was passed ({accuracy})"
-        return f"it behaves as if {name} were {self.value:.6g} instead of {self.direction.neutral:g} ({accuracy})"
+        return f"it behaves as if {name} were {self.value:.6g} instead of 0 ({accuracy})"
 
     def applied(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments that the kernel seems to have been passed."""
-        name = self.direction.name
-        if self.direction.neutral is None:
-            return {**arguments, name: arguments[name] * (1 + self.value)}
-        return {**arguments, name: self.direction.neutral + self.value}
+        passed = self.direction.value(arguments)
+        moved = self.value if self.direction.parameter is None else passed * (1 + self.value)
+        return {**arguments, self.direction.name: moved}
 
     def explains(self, trial: Trial) -> bool:
         """Do the outputs agree with the definition at the shifted number, which is known only so well?"""
         arguments = self.applied(trial.case.arguments)
         unsure = np.abs(_sensitivity(self.direction, trial.case.arguments)) * (CONFIDENT * self.error + self.legal)
         unsure = np.where(np.isfinite(unsure), unsure, 0)
-        own = self.direction.neutral is None
+        own = self.direction.parameter is not None
         return trial.fits(self.direction.definition, arguments, own=own, slack=unsure) is not None
 
 
 def directions(operator: Operator, trials: Sequence[Trial]) -> tuple[Direction, ...]:
-    """The parameters of an operator that were drawn, and its strays."""
-    drawn = [p for p in operator.parameters if any(t.case.arguments.get(p.name) != p.default for t in trials)]
-    fixed = [p for p in operator.parameters if p not in drawn]
+    """The parameters of an operator, but for those that are 0, and its strays."""
+    there = [p for p in operator.parameters if all(p.given(t.case.arguments) for t in trials)]
     return (
-        *(Direction(p.name, operator.definition, None) for p in (*drawn, *fixed) if p.default or p in drawn),
-        *(Direction(name, definition, 0.0) for name, definition in operator.strays.items()),
+        *(Direction(p.name, operator.definition, p) for p in there),
+        *(Direction(name, definition, None) for name, definition in operator.strays.items()),
     )
 
 
@@ -182,12 +184,12 @@ def _fitted(direction: Direction, fits: Sequence[_Fit]) -> Shift | None:
         return Shift(direction, value, error, legal=np.inf)  # noise: what would be legal is not worth its price
     legal = sum(_legal(direction, fit, fit.weight * g / information) for fit, g in rows)
     own = bounded(rows[0][0].trial.precision).format.u  # the number itself is rounded when it meets the arrays
-    passed = {fit.trial.case.arguments.get(direction.name) for fit, _ in rows}
+    passed = {direction.value(fit.trial.case.arguments) for fit, _ in rows}
     return Shift(
         direction,
         value,
         error,
-        legal=legal + (own if direction.neutral is None else 0.0),
+        legal=legal + (0.0 if direction.parameter is None else own),
         passed=passed.pop() if len(passed) == 1 else None,
     )
 
@@ -224,10 +226,8 @@ def _sensitivity(direction: Direction, arguments: Mapping[str, Any]) -> Values:
     def at(sign: int) -> Array:
         with ball.context():
             step = ball.asarray(sign) / 2**STEP
-            if direction.neutral is None:
-                moved = ball.parameter(arguments[direction.name]) * (1 + step)
-            else:
-                moved = ball.parameter(direction.neutral) + step
+            passed = ball.parameter(direction.value(arguments))
+            moved = step if direction.parameter is None else passed * (1 + step)
         return evaluate(direction.definition, ball, {**arguments, direction.name: moved})[0]
 
     up, down = at(1), at(-1)

@@ -167,6 +167,12 @@ class Trial:
         self._check_shapes(outputs, shapes)
         return JUDGE.approximate(outputs[0], bound[0])
 
+    def outputs(self, **changes: Any) -> tuple[Values, ...]:
+        """What the kernel returns for the case's arguments with some changed; for laws that hold bit for bit."""
+        outputs = self.subject(self.case.with_arguments(**changes), None, ()).outputs
+        self._checked(outputs, self.exact)
+        return tuple(outputs)
+
     def given(self, values: Values) -> Array:
         """Exact numbers, in the arithmetic in which properties compute."""
         return JUDGE.lift(values)
@@ -210,6 +216,8 @@ class Trial:
     def gradient_bound(self) -> dict[str, Values]:
         if not hasattr(self, "_gradient_bound"):
             found = [self._gradient_bound_of(text) for text in self.forms.values()]
+            if self.operator.backward is not None:
+                found.append(self._written_gradient_bound(self.operator.backward))
             self._gradient_bound = {
                 name: _loosest([(bound[name],) for bound in found])[0] for name in self.operator.tensors
             }
@@ -227,6 +235,14 @@ class Trial:
         xp = bounded(self.precision, self.case.regime)
         found = differentiate(text, xp, self.case.arguments, self.cotangents, self.operator.tensors)[1]
         return {name: _returned(g, FORMATS[self.case.dtype]) for name, g in found.items()}
+
+    def _written_gradient_bound(self, backward: Definition) -> dict[str, Values]:
+        def text(**arguments: Any) -> Any:
+            return backward(tuple(xp.lift(c) for c in self.cotangents), **arguments)
+
+        xp = bounded(self.precision)
+        found = bound_of(text, self.case.arguments, self.precision, self.case.dtype)
+        return dict(zip(self.operator.tensors, found, strict=True))
 
     # Comparing -------------------------------------------------------------------------------------------------------
 
@@ -326,10 +342,11 @@ def outside(got: Values, exact: Enclosure, bound: Values, dtype: str) -> tuple[V
     """Which elements are outside their bounds, and |error| / bound of each.
 
     Classes first: a NaN or an infinity is right only where the exact value, give or take the bound, is one. Where the
-    bound is infinite nothing can be demanded.
+    bound is infinite nothing can be demanded, except where the exact value is an infinity.
     """
     wide = got.astype(np.longdouble)
-    judged = np.isfinite(bound) & np.isfinite(exact.radius)
+    infinite = np.isinf(exact.midpoint) & (exact.radius == 0)
+    judged = np.isfinite(bound) & np.isfinite(exact.radius) & ~infinite
     limit = FORMATS[dtype].max
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         error = np.abs(wide - exact.midpoint)
@@ -340,7 +357,8 @@ def outside(got: Values, exact: Enclosure, bound: Values, dtype: str) -> tuple[V
         overflown = np.isinf(wide) & (reach >= limit) & (np.sign(wide) == np.sign(exact.midpoint))
         wrong = judged & np.where(overflown, False, wrong)
         ratio = np.where(judged & ~overflown, np.where(np.isnan(ratio), np.inf, ratio), 0).astype(np.float64)
-    return wrong, ratio
+    missed = infinite & (wide != exact.midpoint)
+    return wrong | missed, np.where(missed, np.inf, ratio)
 
 
 def _named(number: int, of: int) -> str:

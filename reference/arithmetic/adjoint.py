@@ -10,8 +10,9 @@ Subgradients at kinks are conventions: |x| has slope 0 at 0; maximum and minimum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,10 @@ class Adjoint(Arithmetic):
         )
 
     @property
+    def inf(self) -> Node:
+        return self.constant(self.below.inf)
+
+    @property
     def pi(self) -> Node:
         return self.constant(self.below.pi)
 
@@ -141,11 +146,23 @@ class Adjoint(Arithmetic):
 
     def store(self, x: Array, kind: str) -> Node:
         x = self._node(x)
-        return self.record(x.value.xp.store(x.value, kind), (x, lambda g: g), step=f"store {kind}")
+        # A cast is differentiated as a cast: the cotangent of what is stored is stored in the same format.
+        return self.record(x.value.xp.store(x.value, kind), (x, lambda g: g.xp.store(g, kind)), step=f"store {kind}")
 
     def widen(self, x: Array, form: str) -> Node:
         x = self._node(x)
         return self.record(x.value.xp.widen(x.value, form), (x, lambda g: g.xp.narrow(g)))
+
+    def either(self, ways: Sequence[Callable[[], Array]]) -> Node:
+        """Differentiated as the first way is."""
+        found: list[Node] = []
+
+        def run(way: Callable[[], Array]) -> Array:
+            found.append(self._node(way()))
+            return found[-1].value
+
+        value = self.below.either([partial(run, way) for way in ways])
+        return self.record(value, (found[0], lambda g: g))
 
     def narrow(self, x: Array) -> Node:
         x = self._node(x)

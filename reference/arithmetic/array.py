@@ -213,6 +213,11 @@ class Arithmetic(ABC):
     def pi(self) -> Array:
         """The ratio of a circle's circumference to its diameter."""
 
+    @property
+    def inf(self) -> Array:
+        """Positive infinity: what a definition returns where that is the answer, and computes nothing with."""
+        return self.lift(np.asarray(math.inf))
+
     def parameter(self, value: float) -> Array:
         """A real parameter, a Python float taken at its exact binary value."""
         return self.lift(np.asarray(value, dtype=np.float64))
@@ -238,6 +243,10 @@ class Arithmetic(ABC):
     def narrow(self, x: Array) -> Array:
         """Back from a wider format, rounded once."""
         return x
+
+    def either(self, ways: Sequence[Callable[[], Array]]) -> Array:
+        """The same number, computed in one of several ways: the first, unless the arithmetic models roundings."""
+        return ways[0]()
 
     @contextmanager
     def context(self) -> Iterator[None]:
@@ -416,6 +425,11 @@ def widen(x: Any, form: str) -> Any:
 def narrow(x: Any) -> Any:
     """Mark the end of what `widen` began: one rounding to the working format."""
     return x.xp.narrow(x) if isinstance(x, Array) else x
+
+
+def either(x: Any, *ways: Callable[[], Any]) -> Any:
+    """Mark that kernels compute a number in any of these ways, equal in exact arithmetic (x says which arithmetic)."""
+    return x.xp.either(ways) if isinstance(x, Array) else ways[0]()
 
 
 def wrap(x: Any) -> Any:

@@ -24,8 +24,9 @@ and 4.2 (any order of summation); T. J. Dekker, Numer. Math. 18 (1971), for the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -76,6 +77,11 @@ class Bounded(Formatted):
         value, error = np.asarray(value, EXTENDED), np.asarray(error, EXTENDED)
         lost = ~((np.abs(value) if reach is None else reach) + error <= self.format.max)  # a NaN is lost as well
         return Array(self, (np.where(np.isnan(value), EXTENDED(0), value), np.where(lost, np.inf, error)))
+
+    def either(self, ways: Sequence[Callable[[], Array]]) -> Array:
+        """The loosest of the ways."""
+        found = [self.certain(way()) for way in ways]
+        return Array(found[0].xp, (found[0].parts[0], np.maximum.reduce([f.parts[1] for f in found])))
 
     def lift(self, values: Part) -> Array:
         value = np.asarray(values).astype(EXTENDED)
@@ -164,7 +170,13 @@ class Bounded(Formatted):
             carried = np.abs(a) * eb + np.abs(b) * ea + ea * eb
             # Zero times what a kernel may have lost to overflow can be a NaN.
             carried = np.where(np.isnan(carried), np.inf, carried)
-            return xp.rounded(value, carried, residual=_product_residual(a, b, value))
+            out = xp.rounded(value, carried, residual=_product_residual(a, b, value))
+            if self.precision.flushes:
+                return out
+            # Times 1 or a greater power of two of known value is exact, whatever the other operand is.
+            holds = xp.format.holds
+            scaled = (_doubles(a, ea) & ((eb > 0) | holds(b))) | (_doubles(b, eb) & ((ea > 0) | holds(a)))
+            return Array(xp, (out.parts[0], np.where(scaled & np.isfinite(out.parts[1]), carried, out.parts[1])))
         if name == "divide":
             value = a / b
             room = np.abs(b) - eb
@@ -228,6 +240,26 @@ class Bounded(Formatted):
         out = wide.limited(value, error, (magnitude + np.abs(value)) / 2)
         return out if wide is self else self.rounded(*out.parts)
 
+    @cached_property
+    def flushing(self) -> Bounded:
+        """The same, where subnormal numbers may become zero."""
+        return type(self)(replace(self.precision, flushes=True))
+
+    def matmul(self, x: Array, y: Array) -> Array:
+        """As products and sums, and flushed: matrix libraries treat subnormal numbers as zero, whatever the mode of
+        the processor (seen: a gradient of 1e-40 by torch on the CPU)."""
+        if self.precision.flushes:
+            return super().matmul(x, y)
+        flushed = []
+        for operand in (x, y):
+            own = of(operand)
+            assert isinstance(own, Bounded)
+            twin = own.flushing.at(own.format)
+            value, error, *more = operand.parts
+            flushed.append(Array(twin, (value, twin.underflown(value, error, error), *more)))
+        out = flushed[0] @ flushed[1]
+        return Array(self.at(of(out).format), out.parts)
+
     def chosen(self, x: Array, y: Array, yes: Array, no: Array) -> Array:
         """Where the order of x and y is within their errors, a kernel may have chosen either."""
         out = self.where(x >= y, yes, no)
@@ -237,7 +269,10 @@ class Bounded(Formatted):
         return Array(out.xp, (out.parts[0], out.parts[1] + either))
 
     def peak(self, x: Array) -> Array:
-        return Array(self, (x.parts[0].max(axis=-1), x.parts[1].max(axis=-1)))
+        # A shift, so any number would do, and the one that a kernel found is known to it exactly: no error is carried.
+        # Of the numbers that it may have found the greatest is taken, from where all others are furthest.
+        value, error = x.parts
+        return Array(self, ((value + error).max(axis=-1), np.zeros(value.shape[:-1], EXTENDED)))
 
     def compare(self, name: str, x: Array, y: Array) -> Mask:
         # Values decide: a definition branches on inputs, which are exact.
@@ -269,6 +304,11 @@ def _product_residual(a: Part, b: Part, product: Part) -> Part:
 
     (ah, al), (bh, bl) = split(a), split(b)
     return ((ah * bh - product) + ah * bl + al * bh) + al * bl
+
+
+def _doubles(x: Part, error: Part) -> Part:
+    """Which numbers are 1, 2, 4, ... or their negatives, and known: to multiply by them is exact, without underflow."""
+    return (np.abs(np.frexp(x)[0]) == 0.5) & (np.abs(x) >= 1) & (error == 0)
 
 
 def _lowest_bit(x: Part) -> Part:
