@@ -178,9 +178,7 @@ class Flash(torch.autograd.Function):
     """Forward shifted; backward from the log of the sum and the returned output, weights in the dtype of the inputs."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, c: float
-    ) -> torch.Tensor:
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, c: float) -> torch.Tensor:
         wide = prepared(q, k, v)
         scores = wide[0] @ wide[1].mT * c
         if causal:

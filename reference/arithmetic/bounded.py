@@ -255,7 +255,9 @@ class Bounded(Arithmetic):
         dropped = np.finfo(EXTENDED).eps * (terms + 1) * magnitude  # by extended precision itself
         quantum = _lowest_bit(a).min(axis=-1, initial=np.inf)[..., :, None]
         quantum = quantum * _lowest_bit(b).min(axis=-2, initial=np.inf)[..., None, :]
-        exact = (carried == 0) & (magnitude <= np.ldexp(quantum, min(f.bits, accumulator.bits))) & (quantum >= 2 * f.tiny)
+        exact = (
+            (carried == 0) & (magnitude <= np.ldexp(quantum, min(f.bits, accumulator.bits))) & (quantum >= 2 * f.tiny)
+        )
         exact &= f.holds(a).all(axis=-1)[..., :, None] & f.holds(b).all(axis=-2)[..., None, :]
         error = np.where(exact, 0, carried + products + sums + dropped)
         lost = ~(magnitude + error <= f.max)  # a product or a partial sum overflows
