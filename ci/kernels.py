@@ -25,7 +25,6 @@ from assay.properties.contract import Operator
 
 MODULES = (
     "assay.impl.rope",
-    "assay.impl.attention",
     "assay.impl.triton.rope",
     "assay.impl.adapters.transformers",
     "assay.impl.adapters.rotary_embedding_torch",

@@ -38,7 +38,7 @@ def softmax_attention(
     seen = _seen(q, k, mask, causal, alignment)
     if return_lse or not k.shape[-2]:
         return _plain(q, k, v, mask, seen, scale, return_lse)
-    _group(q, k)
+    group = _group(q, k)
     if seen is None:
         bias = mask
     else:
@@ -47,9 +47,11 @@ def softmax_attention(
         bias = seen if mask is None or mask.dtype == torch.bool else mask.masked_fill(~seen, -torch.inf)
     if bias is not None and bias.dtype != torch.bool:
         bias = bias.to(q.dtype)
-    return functional.scaled_dot_product_attention(
-        q, k, v, attn_mask=bias, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    if group > 1:
+        # Through float32, so that gradients of the heads of a group are added there: torch would add them in half.
+        wide = torch.promote_types(q.dtype, torch.float32)
+        k, v = (x.to(wide).repeat_interleave(group, dim=1).to(x.dtype) for x in (k, v))
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
 
 
 @kernel("softmax_attention", form="shifted", dtypes=EVERY)

@@ -24,6 +24,8 @@ def _structure(draw: Callable[[Any], Any], sizes: Sizes, supports: Callable[[str
     """Query heads in groups, and masks where the kernel knows them."""
     g = sizes["g"]
     h = g * draw(st.integers(1, max(1, MOST_HEADS // g)))
+    # Many kernels take values of as many channels as keys alone.
+    e = sizes["d"] if draw(st.booleans()) else sizes["e"]
     keywords: dict[str, Any] = {}
     if supports("causal"):
         keywords["causal"] = draw(st.booleans())
@@ -33,7 +35,7 @@ def _structure(draw: Callable[[Any], Any], sizes: Sizes, supports: Callable[[str
         keywords["mask"] = _mask(draw(st.sampled_from(MASKS)), seed, (*spread, sizes["t"], sizes["s"]))
     if supports("return_lse"):
         keywords["return_lse"] = draw(st.booleans())
-    return Structure(keywords, sizes={"h": h})
+    return Structure(keywords, sizes={"h": h, "e": e})
 
 
 def _mask(kind: str, seed: int, shape: tuple[int, ...]) -> Values:

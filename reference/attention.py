@@ -116,7 +116,7 @@ def backward(
         dV = P^T dO,   dP = dO V^T,   D_i = <dO_i, O_i> - dlse_i,   dS = P * (dP - D),   dQ = c dS K,   dK = c dS^T Q
 
     P is exp(s - lse), or weights divided by their sum; D comes from the output as it was returned, or from P and dP;
-    P and dS are stored as weights are.
+    P and dS are stored as weights are. The heads of a group are summed in the product, or one output for each.
     """
     xp = array_namespace(q)
     s, visible = _scores_either(q, k, scale=scale, **masks)
@@ -139,15 +139,33 @@ def backward(
     ds = store(p * (dp - delta), "weights")
     c, queries = scale_of(q, scale), folded(q, k)
     dq = either(s, lambda: c * (ds @ k), lambda: store(c * ds, "weights") @ k, lambda: ds @ (c * k))
-    transposed = xp.matrix_transpose(ds)
+    heads = (*k.shape[:2], -1, q.shape[-2])
     dk = either(
         s,
-        lambda: c * (transposed @ queries),
-        lambda: store(c * transposed, "weights") @ queries,
-        lambda: transposed @ (c * queries),
+        lambda: c * _over_queries(ds, queries),
+        lambda: _over_queries(store(c * ds, "weights"), queries),
+        lambda: _over_queries(ds, c * queries),
+        lambda: _over_heads(c, ds, queries, heads),
     )
-    dv = xp.matrix_transpose(store(p, "weights")) @ do
+    stored = store(p, "weights")
+    dv = either(s, lambda: _over_queries(stored, do), lambda: _over_heads(1, stored, do, heads))
     return xp.reshape(dq, q.shape), dk, dv
+
+
+def _over_queries(weights: Any, x: Any) -> Any:
+    """The sum over the queries of all heads of a group, in one product."""
+    return array_namespace(x).matrix_transpose(weights) @ x
+
+
+def _over_heads(c: Any, weights: Any, x: Any, heads: tuple[int, ...]) -> Any:
+    """The same as one output for each query head, as if keys had been repeated, and then their sum."""
+    xp = array_namespace(x)
+    weights, x = (xp.reshape(y, (*heads, y.shape[-1])) for y in (weights, x))
+    shares = store(c * (xp.matrix_transpose(weights) @ x), "output")
+    total = shares[:, :, 0]
+    for i in range(1, shares.shape[2]):
+        total = store(total + shares[:, :, i], "shares")
+    return total
 
 
 # Parts of the formula ---------------------------------------------------------------------------------------------
@@ -201,14 +219,17 @@ def scores(q: Any, k: Any, mask: Any, causal: bool, alignment: str, scale: Any, 
         s = s + folded(xp.broadcast_to(bias, shape), k)
     if visible is not None:
         visible = _folded_mask(xp, visible, shape, k.shape[1])
-        s = xp.where(visible, s, xp.zeros_like(s))
+        s = xp.where(visible, s, xp.zeros_like(s) if way == "scores" else 0 * s)
     return s, visible
 
 
 def _scores_either(
     q: Any, k: Any, *, mask: Any = None, causal: bool = False, alignment: str = "bottom-right", scale: Any = None
 ) -> tuple[Any, Any]:
-    """Scores as kernels compute them: the scale on the scores, on the query, or its square root on both."""
+    """Scores as kernels compute them: the scale on the scores, on the query, or its square root on both.
+
+    Hidden scores are replaced, or minus infinity is added to them: then one that overflows makes its row a NaN.
+    """
     ways = {w: (lambda w=w: scores(q, k, mask, causal, alignment, scale, w)) for w in ("scores", "query", "halves")}
     first, visible = ways["scores"]()
     return either(q, lambda: first, lambda: ways["query"]()[0], lambda: ways["halves"]()[0]), visible
@@ -238,7 +259,7 @@ def weights(s: Any, m: Any, visible: Any) -> Any:
     below = s if m is None else s - m
     if visible is None:
         return xp.exp(below)
-    zero = xp.zeros_like(s)
+    zero = 0 * below
     return xp.where(visible, xp.exp(xp.where(visible, below, zero)), zero)
 
 
@@ -264,7 +285,7 @@ def _rescaled(s: Any, visible: Any, log2: bool = False) -> Any:
     def exp(x: Any) -> Any:
         return xp.exp(unit * x if log2 else x)
 
-    running, known = reach, 1
+    running, known = xp.max(reach[..., None], axis=-1), 1  # a shift: no derivative passes
     while known < s.shape[-1]:  # the maximum of the last 1, 2, 4, ... keys
         before = xp.concat([running[..., :known], running[..., :-known]], axis=-1)
         running, known = xp.max(xp.stack([running, before], axis=-1), axis=-1), 2 * known

@@ -150,18 +150,24 @@ def _half(dtype: Format) -> tuple[Precision, ...]:
             storage={"weights": dtype, "output": dtype, "table": dtype},
         ),
         Precision(
+            f"{name}-shares",
+            f"as {name}, and the gradients of a key head added up in {name} over the query heads that share it",
+            FLOAT32,
+            storage={"weights": dtype, "output": dtype, "shares": dtype},
+        ),
+        Precision(
             f"{name}-steps",
             f"every step rounded to {name}, as separate {name} tensor operations do",
             dtype,
             accumulator=FLOAT32,
-            storage={"weights": dtype, "output": dtype, "table": dtype},
+            storage={"weights": dtype, "output": dtype, "shares": dtype, "table": dtype},
         ),
         Precision(
             f"{name}-angle",
             f"as {name}-steps, and the angles themselves kept in {name}",
             dtype,
             accumulator=FLOAT32,
-            storage={"weights": dtype, "output": dtype, "table": dtype, "angle": dtype},
+            storage={"weights": dtype, "output": dtype, "shares": dtype, "table": dtype, "angle": dtype},
         ),
         *_variants(Precision(name, f"{name} storage, float32 products and sums", FLOAT32, storage={"weights": dtype})),
     )

@@ -1,0 +1,110 @@
+"""torch: `scaled_dot_product_attention`, each backend by itself, and `flex_attention`, not compiled.
+
+`is_causal` is aligned top-left; it excludes `attn_mask`. A mask of numbers has the dtype of the query. A backend that
+cannot run on what it is given raises a RuntimeError that names it: not covered.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from assay.impl.kernel import kernel
+
+
+if TYPE_CHECKING:
+    import torch
+
+
+EVERY = ("float64", "float32", "bfloat16", "float16")
+TOP_LEFT = {"alignment": "top-left"}
+
+
+def _sdpa(
+    backend: str,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None,
+    causal: bool,
+    scale: float | None,
+) -> torch.Tensor:
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    if causal and mask is not None:
+        raise NotImplementedError("takes is_causal or attn_mask, not both")
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(q.dtype)
+    with warnings.catch_warnings(), sdpa_kernel(getattr(SDPBackend, backend)):
+        warnings.simplefilter("ignore")  # they say why a backend does not run
+        try:
+            return torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+            )
+        except RuntimeError as error:
+            if "No available kernel" in str(error):
+                raise NotImplementedError(f"the backend {backend} does not take these tensors") from None
+            raise
+
+
+@kernel("softmax_attention", conventions=TOP_LEFT, dtypes=EVERY, requires=("torch",))
+def sdpa_math(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    mask: torch.Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """SDPBackend.MATH."""
+    return _sdpa("MATH", q, k, v, mask, causal, scale)
+
+
+@kernel("softmax_attention", conventions=TOP_LEFT, dtypes=EVERY, requires=("torch",))
+def sdpa_flash(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    mask: torch.Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """SDPBackend.FLASH_ATTENTION, which wants e = d and contiguous channels."""
+    return _sdpa("FLASH_ATTENTION", q.contiguous(), k.contiguous(), v.contiguous(), mask, causal, scale)
+
+
+@kernel("softmax_attention", conventions=TOP_LEFT, dtypes=EVERY, requires=("torch",), backward="none")
+def flex(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    mask: torch.Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+    return_lse: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """`flex_attention` with a score_mod, which has no backward on the CPU; the log of the sum in the dtype of q."""
+    import torch
+    from torch.nn.attention.flex_attention import AuxRequest, flex_attention
+
+    shape = (*q.shape[:-1], k.shape[-2])
+    full = None if mask is None else mask.expand(shape)
+
+    def score_mod(score: Any, b: Any, h: Any, i: Any, j: Any) -> Any:
+        if full is not None:
+            given = full[b, h, i, j]
+            score = torch.where(given, score, -torch.inf) if full.dtype == torch.bool else score + given
+        return torch.where(i >= j, score, -torch.inf) if causal else score
+
+    gqa = q.shape[1] != k.shape[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "called without torch.compile"
+        returned = flex_attention(
+            q, k, v, score_mod=score_mod, scale=scale, enable_gqa=gqa, return_aux=AuxRequest(lse=True)
+        )
+    out, aux = returned
+    return (out, aux.lse.to(q.dtype)) if return_lse else out

@@ -1,0 +1,241 @@
+"""The contract of softmax attention: right kernels pass, wrong ones are named, each property rejects a wrong kernel."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from assay.impl import attention as fast
+from assay.impl.kernel import Claims
+from assay.kernels import keywords
+from assay.properties.attention import SOFTMAX_ATTENTION
+from assay.properties.drawing import DTYPES, Case
+from assay.properties.judgement import QUICK, Effort, Examination, examine
+from assay.properties.trial import Trial, Violation
+from assay.runner import TorchSubject
+from tests import attention_kernels as kernels
+
+
+# The operator is not offered yet (properties/__init__.py): what is marked as expected to fail here stands between.
+pytestmark = pytest.mark.nightly
+
+ATTENTION = SOFTMAX_ATTENTION
+HALF = ("bfloat16", "float16")
+ALL = ("float32", *HALF)
+
+
+def subject(name: str, function: Callable[..., Any], **claims: Any) -> TorchSubject:
+    return TorchSubject(name, function, Claims(ATTENTION.name, **claims), keywords(ATTENTION))
+
+
+@functools.cache
+def judged(name: str, function: Callable[..., Any], dtype: str = "float32", **claims: Any) -> Examination:
+    return examine(ATTENTION, subject(name, function, **claims), dtype, effort=QUICK)
+
+
+def failures(found: Examination) -> dict[str, str]:
+    return {r.property: r.message for r in found.results if r.verdict not in ("pass", "skipped")}
+
+
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize("name", kernels.RIGHT)
+def test_right_kernels_pass_under_the_form_that_they_claim(
+    name: str, dtype: str, request: pytest.FixtureRequest
+) -> None:
+    if (name, dtype) == ("flash", "float32"):
+        request.applymarker(
+            pytest.mark.xfail(reason="torch's flash kernel has a rounding that no form has", strict=True)
+        )
+    function, form = kernels.RIGHT[name]
+    found = judged(name, function, dtype, form=form)
+    assert failures(found) == {}
+    assert found.inferred is not None
+
+
+@pytest.mark.parametrize("name", kernels.WRONG)
+def test_wrong_kernels_fail_and_are_named(name: str) -> None:
+    function, told = kernels.WRONG[name]
+    only = ("agrees_with_oracle", "parameters_are_meant")
+    found = examine(
+        ATTENTION, subject(name, function), "float32", effort=Effort(climb=0, shrink_seconds=0.5), only=only
+    )
+    result = found.results[0]
+    assert result.verdict == "fail"
+    if told is not None:
+        assert next((f.kind, f.name) for f in result.diagnosis) == told
+
+
+def test_a_wrong_backward_fails() -> None:
+    assert "gradient" in failures(judged("wrong_backward", kernels.wrong_backward))["gradients_agree"]
+
+
+def test_tf32_is_a_precision_of_its_own() -> None:
+    assert failures(judged("tf32", kernels.tf32, precision="tf32")) == {}
+    assert failures(judged("tf32", kernels.tf32)).keys() >= {"agrees_with_oracle", "gradients_agree"}
+
+
+@pytest.mark.xfail(reason="a tighter precision fits the cases kept, and is named first", strict=True)
+@pytest.mark.parametrize("dtype", HALF)
+def test_every_step_in_half_is_a_precision_of_its_own(dtype: str) -> None:
+    found = judged("eager", kernels.eager, dtype)
+    assert failures(found)
+    assert found.results[0].diagnosis[0].name == f"{dtype}-steps"
+    assert failures(judged("eager", kernels.eager, dtype, precision=f"{dtype}-steps")) == {}
+
+
+def test_bfloat16_weights_in_float32_are_named() -> None:
+    function, _ = kernels.WRONG["half_weights"]
+    assert judged("half_weights", function).results[0].diagnosis[0].name == "bfloat16"
+
+
+# Inputs on which fixed tolerances go wrong ------------------------------------------------------------------------
+
+
+def special(kind: str, dtype: str) -> Case:
+    random = np.random.default_rng(5)
+    q, k, v = (random.standard_normal((1, 2, n, 8)) for n in (5, 12, 12))
+    if kind == "equal keys":
+        k[...] = k[..., :1, :]
+    elif kind == "constant rows":
+        q[...], k[...] = q[..., :1], k[..., :1]
+    elif kind == "ties":
+        k[..., 6:, :] = k[..., :6, :]
+    elif kind == "one-hot":
+        v = np.broadcast_to(np.eye(12, 8), v.shape).copy()
+    elif kind == "integers":
+        q, k, v = (random.integers(-2, 3, x.shape).astype(float) for x in (q, k, v))
+    elif kind == "sharp":
+        q, k = 8 * q, 8 * k
+    given = {n: x.astype(DTYPES[dtype]) for n, x in zip("qkv", (q, k, v), strict=True)}
+    return Case(dtype, {**given, "scale": None}, kind, 5)
+
+
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize("kind", ["equal keys", "constant rows", "ties", "one-hot", "integers", "sharp"])
+def test_special_inputs(kind: str, dtype: str, request: pytest.FixtureRequest) -> None:
+    """Right kernels pass on them, forward and backward; a dropped key is seen."""
+    if (kind, dtype) == ("sharp", "float16"):
+        request.applymarker(pytest.mark.xfail(reason="the loosest form hides a key of small weight", strict=True))
+    case = special(kind, dtype)
+    for name, (function, form) in kernels.RIGHT.items():
+        trial = Trial(ATTENTION, subject(name, function, form=form), case)
+        trial.agree()
+        trial.agree_in_gradients()
+    for place in (0, -1):
+        dropped = kernels.changed(scores=kernels.dropped(place))
+        with pytest.raises(Violation):
+            Trial(ATTENTION, subject("dropped", dropped), case).agree()
+
+
+def test_the_bound_is_approached() -> None:
+    trial = Trial(ATTENTION, subject("shifted", kernels.shifted, form="shifted"), special("ties", "float32"))
+    trial.agree()
+    assert trial.headroom > 0.005
+
+
+# Properties ----------------------------------------------------------------------------------------------------
+
+
+def full(change: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel with every keyword, ours with one thing changed."""
+
+    def kernel(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        mask: torch.Tensor | None = None,
+        causal: bool = False,
+        alignment: str = "bottom-right",
+        scale: float | None = None,
+    ) -> torch.Tensor:
+        given: dict[str, Any] = {"mask": mask, "causal": causal, "alignment": alignment, "scale": scale}
+        return change(fast.softmax_attention_plain, q, k, v, given)  # type: ignore[no-any-return]
+
+    return kernel
+
+
+def _without_mask(given: dict[str, Any]) -> dict[str, Any]:
+    return {**given, "mask": None}
+
+
+def _without_causal(given: dict[str, Any]) -> dict[str, Any]:
+    return {**given, "causal": False}
+
+
+def _positions(x: torch.Tensor) -> torch.Tensor:
+    return torch.arange(x.shape[-2], dtype=x.dtype)[:, None]
+
+
+def _own_heads(x: torch.Tensor, h: int) -> torch.Tensor:
+    """Key heads for each query head, in the order n mod g."""
+    return x.repeat(1, h // x.shape[1], 1, 1)
+
+
+# For each property, a wrong kernel that it must reject by itself.
+KILLERS: dict[str, Callable[..., Any]] = {
+    "within_the_values": lambda f, q, k, v, given: f(q, k, v, **given) * 1.5 + 1,
+    "weights_sum_to_one": lambda f, q, k, v, given: f(q, k, v, **given) * 1.001,
+    "keys_shift_together": lambda f, q, k, v, given: f(q, k.square(), v, **given),
+    "bias_shifts_rows": lambda f, q, k, v, given: (
+        f(q, k, v, **given) * (1 if given["mask"] is None else 1.01)
+        + (
+            0
+            if given["mask"] is None or given["mask"].dtype == torch.bool
+            else given["mask"].clamp(-99, 99).amax(-1)[..., None]
+        )
+    ),
+    "keys_permute": lambda f, q, k, v, given: f(q, k, v * (1 + _positions(v)), **given),
+    "queries_permute": lambda f, q, k, v, given: f(q, k, v, **given) * (1 + _positions(q)),
+    "hidden_keys_are_unseen": lambda f, q, k, v, given: f(q, k, v, **_without_mask(_without_causal(given))),
+    "future_is_unseen": lambda f, q, k, v, given: f(q, k, v, **_without_causal(given)),
+    "padding_may_be_nan": lambda f, q, k, v, given: f(q, k, v, **given) + 0 * k.sum() + 0 * v.sum(),
+    "one_key_gives_its_value": lambda f, q, k, v, given: f(q, k, v, **given) * 1.001,
+    "equal_keys_give_the_mean": lambda f, q, k, v, given: f(q, k + _positions(k), v, **given),
+    "scale_zero_gives_the_mean": lambda f, q, k, v, given: f(q, k, v, **{**given, "scale": None}),
+    "scale_moves_into_queries": lambda f, q, k, v, given: f(q, k, v, **{**given, "scale": None}),
+    "groups_are_repeated_heads": lambda f, q, k, v, given: f(
+        q, _own_heads(k, q.shape[1]), _own_heads(v, q.shape[1]), **given
+    ),
+}
+
+
+def test_every_property_has_a_killer() -> None:
+    assert set(KILLERS) == {p.name for p in ATTENTION.properties}
+
+
+@pytest.mark.parametrize("name", KILLERS)
+def test_every_property_rejects_a_wrong_kernel(name: str) -> None:
+    effort = Effort(examples=60, shrink_seconds=0.2, climb=0)
+    (result,) = examine(ATTENTION, subject(name, full(KILLERS[name])), "float32", effort=effort, only=(name,)).results
+    assert result.verdict == "fail"
+
+
+@pytest.mark.parametrize("name", KILLERS)
+def test_every_property_holds_for_a_right_kernel(name: str) -> None:
+    right = full(lambda f, q, k, v, given: f(q, k, v, **given))
+    effort = Effort(examples=60, climb=0)
+    for dtype in ("float32", "bfloat16"):
+        (result,) = examine(ATTENTION, subject("ours", right), dtype, effort=effort, only=(name,)).results
+        assert (result.verdict, result.message) == ("pass", "")
+
+
+# Many judgements -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize("name", kernels.RIGHT)
+def test_no_right_kernel_exceeds_the_bound(name: str, dtype: str) -> None:
+    """11 kernels x 3 dtypes x 600 cases, forward and backward."""
+    function, form = kernels.RIGHT[name]
+    only = ("agrees_with_oracle", "gradients_agree")
+    effort = Effort(examples=600, seed=1)
+    found = examine(ATTENTION, subject(name, function, form=form), dtype, effort=effort, only=only)
+    assert failures(found) == {}
+    assert all(r.cases >= 600 for r in found.results)
