@@ -107,6 +107,11 @@ class Operator:
     """Other texts of the same function, by name. Without any, the definition's own text is the one form."""
     slips: Mapping[str, Definition] = field(default_factory=dict)
     """Named mistakes, each a definition of what a kernel that makes it computes."""
+    mutants: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    """Wrong kernels that no definition describes, each a function (right kernel, arguments, cotangents) -> Answer. Its
+    docstring says in one line what it does."""
+    survivors: Mapping[str, str] = field(default_factory=dict)
+    """Why a mutant is rightly not rejected: a pattern for `name dtype`, and the reason."""
     properties: tuple[Property, ...] = ()
     structure: Callable[[Callable[[Any], Any], Sizes, Callable[[str], bool]], Structure] | None = None
     """Draws keywords that depend on sizes: (draw, sizes, supports keyword?) -> Structure."""

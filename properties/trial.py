@@ -114,6 +114,14 @@ class Trial:
         """The largest |error| / bound seen so far in this trial."""
         self._answers: dict[bool, Answer] = {}
 
+    def under(self, subject: Subject) -> Trial:
+        """The same case for another kernel of the same claims. What is true of the case is not computed again."""
+        other = Trial(self.operator, subject, self.case)
+        for known in ("_bound", "_exact", "_gradient_bound", "_exact_gradient", "_cotangents"):
+            if hasattr(self, known):
+                setattr(other, known, getattr(self, known))
+        return other
+
     @property
     def precision(self) -> str:
         return self.subject.precision or natural(self.case.dtype).name
@@ -142,7 +150,11 @@ class Trial:
 
     @property
     def cotangents(self) -> tuple[Values, ...]:
-        return tuple(self.case.cotangent(e.shape, i) for i, e in enumerate(self.exact))
+        if not hasattr(self, "_cotangents"):
+            self._cotangents = tuple(self.case.cotangent(e.shape, i) for i, e in enumerate(self.exact))
+            for cotangent in self._cotangents:
+                cotangent.flags.writeable = False
+        return self._cotangents
 
     def call(self, **changes: Any) -> Array:
         """The kernel's first output for the case's arguments with some changed, carrying the derived bound.

@@ -1,0 +1,338 @@
+"""The kill matrix: which demand rejects which mutant, why a survivor survives, and how other suites' rules fare.
+
+A mutant that survives must be explained. Machine-checked reasons:
+
+equivalent   it returns the same bits as the right kernel on every case. Believed only of mutants that change roundings
+             or lose a term, where that can be so; elsewhere it means that the drawing never shows the mistake.
+legal        it moves every result, before the last rounding, by no more than the bound; and where a parameter is
+             shifted, by no more than the legal coherent shift: what the parameter appears to be off by when all
+             elements of one rounding move together by the unit roundoff, summed over the roundings.
+
+What remains needs a reason by hand, in the contract's `survivors`, which must name a mutant that does survive.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from assay.properties.contract import Operator
+from assay.properties.drawing import Values
+from assay.properties.emulated import Emulated, Fault, Wrong, passed
+from assay.properties.judgement import Effort, examine, prepare
+from assay.properties.mutants import Mutant, mutants, right, right_kernels
+from assay.properties.others import RULES
+from assay.properties.robustness import checks
+from assay.properties.trial import KernelError, Trial
+from assay.reference.arithmetic.formatted import EXTENDED
+from assay.reference.arithmetic.precision import FORMATS, PRECISIONS, QUAD, Precision, natural
+
+
+Fate = Literal["killed", "equivalent", "legal", "explained", "survived"]
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""The dtypes in which mutants are judged unless others are asked for."""
+FIRST_KILL = Effort(examples=64, climb=0, shrink_seconds=0, stop="first")
+EVERY_DEMAND = replace(FIRST_KILL, stop="each", shares=99)
+COHERENT = 12
+"""The legal coherent shift is taken over so many cases."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one mutant in one dtype."""
+
+    mutant: str
+    kind: str
+    text: str
+    dtype: str
+    fate: Fate
+    by: tuple[str, ...] = ()
+    """The demands that reject it: the first one, or in a full matrix all of them."""
+    cases: int = 0
+    """How many cases it took; for a survivor, how many there were."""
+    seconds: float = 0.0
+    """Until it was rejected; for a survivor, until nothing was left to try."""
+    message: str = ""
+    """What the first demand said, or why the mutant rightly survives."""
+
+
+@dataclass
+class Bench:
+    """One operator in one dtype: the right kernel, the cases, and their truth, shared by all mutants."""
+
+    operator: Operator
+    dtype: str
+    effort: Effort = FIRST_KILL
+
+    @cached_property
+    def right(self) -> Emulated:
+        return right(self.operator, self.dtype)
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        found = prepare(self.operator, self.right, self.dtype, replace(self.effort, stop=""))
+        if not found:
+            raise ValueError(f"{self.operator.name} has no case in {self.dtype} that the right kernel can compute")
+        return found
+
+    @cached_property
+    def mutants(self) -> list[Mutant]:
+        return mutants(self.operator, self.dtype, self.trials)
+
+    @cached_property
+    def legal_shifts(self) -> dict[str, float]:
+        """For each parameter, the legal coherent shift."""
+        return {p.name: self._legal_shift(p.name) for p in self.operator.parameters}
+
+    def _legal_shift(self, name: str) -> float:
+        precision = natural(self.dtype)
+        fine = replace(self.right, computes_in=Precision("fine", "no rounding to speak of", QUAD), _known={})
+        trials = [t for t in self.trials if t.case.regime == "ordinary"][:COHERENT]
+        step = 2.0**-12
+        names = [p.name for p in self.operator.parameters]
+        sites = list(dict.fromkeys(s for t in trials for s in passed(self.right, t.case.arguments, None)[0]))
+
+        def weighed(kernel: Emulated, trial: Trial, shift: float = 0.0) -> Any:
+            arguments = {n: v * (1 + shift) if n == name else v for n, v in trial.case.arguments.items()}
+            with np.errstate(all="ignore"):
+                parts = [
+                    (o / np.where(b > 0, b, np.inf)).ravel() for o, b in zip(kernel.raw(arguments)[0], trial.bound, strict=True)
+                ]
+            return np.nan_to_num(np.concatenate(parts), nan=0.0, posinf=0.0, neginf=0.0)
+
+        assert name in names
+        here = [weighed(fine, t) for t in trials]
+        slopes = [(weighed(fine, t, step) - h) / EXTENDED(step) for t, h in zip(trials, here, strict=True)]
+        energy = sum(float(s @ s) for s in slopes)
+        if not energy:
+            return np.inf  # the function does not depend on it: nothing can be seen
+        total = FORMATS[self.dtype].u * abs(sum(float(s @ h) for s, h in zip(slopes, here, strict=True))) / energy
+        for site in sites:
+            moved = replace(fine, fault=Fault(site, coherent=precision.working.u), _known={})
+            seen = sum(float(s @ (weighed(moved, t) - h)) for t, s, h in zip(trials, slopes, here, strict=True))
+            total += abs(seen) / energy
+        return total
+
+
+def kill(bench: Bench, mutant: Mutant, *, full: bool = False) -> Outcome:
+    """Judge one mutant. `full`: try every demand, not only until one rejects it."""
+    trials = bench.trials
+    effort = EVERY_DEMAND if full else FIRST_KILL
+    started = time.perf_counter()
+    found = examine(bench.operator, mutant.kernel(), bench.dtype, effort=effort, prepared=trials)
+    seconds = time.perf_counter() - started
+    broken = [r for r in found.results if r.verdict in ("fail", "error")]
+
+    def outcome(fate: Fate, message: str) -> Outcome:
+        cases = max((r.cases for r in found.results), default=0)
+        by = tuple(r.property for r in broken)
+        return Outcome(mutant.name, mutant.kind, mutant.text, bench.dtype, fate, by, cases, seconds, message)
+
+    if broken:
+        return outcome("killed", broken[0].message)
+    return outcome(*_reason(bench, mutant))
+
+
+def _reason(bench: Bench, mutant: Mutant) -> tuple[Fate, str]:
+    """Why a mutant survives."""
+    for pattern, reason in bench.operator.survivors.items():
+        if fnmatchcase(f"{mutant.name} {bench.dtype}", pattern):
+            return "explained", reason
+    may_vanish = mutant.kind in ("step", "parameter") or mutant.base.lost is not None
+    same = all(_same(bench, mutant.kernel(), t) for t in bench.trials)
+    if same and may_vanish:
+        return "equivalent", f"the same bits as the right kernel in all {len(bench.trials)} cases"
+    if same:
+        return "survived", "no case shows it: it returns the same bits as the right kernel"
+    if mutant.kind not in ("step", "parameter"):
+        return "survived", "its results differ from the right ones, within the bound"
+    share = max(_share(bench, mutant.kernel(), t) for t in bench.trials)
+    if share > 1:
+        return "survived", f"it moves a result by {share:.2g} times the bound"
+    if mutant.parameter:
+        legal = bench.legal_shifts[mutant.parameter]
+        if abs(mutant.shift) > legal:
+            return "survived", f"within the bound, but {mutant.shift:g} is more than the legal coherent shift {legal:.2g}"
+        return "legal", f"the shift {mutant.shift:g} is within the legal coherent shift {legal:.2g}"
+    return "legal", f"it moves no result by more than {share:.2g} of the bound"
+
+
+def _same(bench: Bench, wrong: Wrong, trial: Trial) -> bool:
+    """Are outputs and gradients the same bits as those of the right kernel?"""
+    by = bench.operator.tensors
+    one = wrong(trial.case.arguments, trial.cotangents, by)
+    two = bench.right(trial.case.arguments, trial.cotangents, by)
+    pairs = [*zip(one.outputs, two.outputs, strict=True), *((one.gradients[n], two.gradients[n]) for n in by)]
+    return all(a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def _share(bench: Bench, wrong: Wrong, trial: Trial) -> float:
+    """max |wrong - right| / bound, before the last rounding, over outputs and gradients."""
+    by = bench.operator.tensors
+    one, by_one = wrong.base.raw(wrong.arguments(trial.case.arguments), trial.cotangents, by)
+    two, by_two = bench.right.raw(trial.case.arguments, trial.cotangents, by)
+    worst = 0.0
+    for a, b, bound in [
+        *zip(one, two, trial.bound, strict=True),
+        *((by_one[n], by_two[n], trial.gradient_bound[n]) for n in by),
+    ]:
+        with np.errstate(all="ignore"):
+            ratio = np.where((a == b) | np.isinf(bound) | ~np.isfinite(b), 0, np.abs(a - b) / bound)
+        worst = max(worst, float(np.where(np.isnan(ratio), np.inf, ratio).max(initial=0)))
+    return worst
+
+
+def unused(operator: Operator, outcomes: Sequence[Outcome]) -> list[str]:
+    """Explanations by hand that match no survivor."""
+    left = [f"{o.mutant} {o.dtype}" for o in outcomes if o.fate == "explained"]
+    return [p for p in operator.survivors if not any(fnmatchcase(name, p) for name in left)]
+
+
+def idle(operator: Operator, outcomes: Sequence[Outcome]) -> list[str]:
+    """Demands that reject no mutant in a full matrix."""
+    busy = {name for o in outcomes for name in o.by}
+    return [c.name for c in checks(operator) if c.name not in busy]
+
+
+# The rules of other suites, on the same mutants and cases ----------------------------------------------------------
+
+
+@dataclass
+class Score:
+    """How one rule fares: over all cases, and over those with ordinary numbers alone."""
+
+    rule: str
+    mutants: int = 0
+    killed: int = 0
+    killed_on_ordinary: int = 0
+    right: int = 0
+    false_alarms: int = 0
+    false_alarms_on_ordinary: int = 0
+    missed: list[str] = field(default_factory=list)
+    """The mutants that it accepts in all cases."""
+
+    def __add__(self, other: Score) -> Score:
+        numbers = {k: v + getattr(other, k) for k, v in vars(self).items() if k not in ("rule", "missed")}
+        return Score(self.rule, **numbers, missed=self.missed + other.missed)
+
+
+Compared = tuple[Values, Values]
+
+
+class Field:
+    """The cases of a bench as other suites see them: the answer in the dtype, and a naive kernel's."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        naive = f"{bench.dtype}-steps"
+        self.naive = replace(bench.right, computes_in=PRECISIONS.get(naive), order="pairwise", _known={})
+        self.known: dict[int, list[Compared]] = {}
+
+    def truth(self, trial: Trial) -> list[Compared]:
+        """Exact and naive, for each output and gradient."""
+        if id(trial) not in self.known:
+            by = self.bench.operator.tensors
+            answer = self.naive(trial.case.arguments, trial.cotangents, by)
+            exact = [*(e.midpoint for e in trial.exact), *(trial.exact_gradient[n].midpoint for n in by)]
+            naive = [*answer.outputs, *(answer.gradients[n] for n in by)]
+            self.known[id(trial)] = list(zip(exact, naive, strict=True))
+        return self.known[id(trial)]
+
+    def rejected(self, kernel: Emulated | Wrong) -> dict[str, tuple[bool, bool]]:
+        """For each rule: does it reject the kernel in some case, and in some ordinary case?"""
+        out = {rule: (False, False) for rule in RULES}
+        by = self.bench.operator.tensors
+        for trial in self.bench.trials:
+            ordinary = trial.case.regime == "ordinary"
+            asked = [rule for rule, (some, plain) in out.items() if not (plain if ordinary else some)]
+            if not asked:
+                continue
+            try:
+                answer = kernel(trial.case.arguments, trial.cotangents, by)
+                arrays = [*answer.outputs, *(answer.gradients[n] for n in by)]
+            except KernelError:
+                arrays = None
+            for rule in asked:
+                if arrays is None or not self._accepts(rule, arrays, trial):
+                    out[rule] = (True, out[rule][1] or ordinary)
+        return out
+
+    def _accepts(self, rule: str, arrays: Sequence[Values], trial: Trial) -> bool:
+        try:
+            with np.errstate(all="ignore"):
+                return all(
+                    RULES[rule](got, exact, naive, self.bench.dtype)
+                    for got, (exact, naive) in zip(arrays, self.truth(trial), strict=True)
+                )
+        except ValueError:  # shapes that do not broadcast
+            return False
+
+
+OURS = "derived bound and properties (assay)"
+
+
+def scores(bench: Bench, outcomes: Sequence[Outcome]) -> list[Score]:
+    """Ours first, then the rules of others."""
+    field_ = Field(bench)
+    judged = {o.mutant: o for o in outcomes if o.dtype == bench.dtype}
+    good = right_kernels(bench.operator, bench.dtype)
+    ours = Score(OURS, right=len(good))
+    for outcome in judged.values():
+        ours.mutants += 1
+        ours.killed += outcome.fate == "killed"
+    ours.missed = [f"{o.mutant} {o.dtype}" for o in judged.values() if o.fate != "killed"]
+    ours.killed_on_ordinary = sum(_killed_on_ordinary(bench, m) for m in bench.mutants if m.name in judged)
+    for kernel in good:
+        found = {
+            ordinary: examine(bench.operator, kernel, bench.dtype, effort=FIRST_KILL, prepared=_of(bench, kernel, ordinary))
+            for ordinary in (False, True)
+        }
+        ours.false_alarms += found[False].verdict in ("fail", "error")
+        ours.false_alarms_on_ordinary += found[True].verdict in ("fail", "error")
+    others = {rule: Score(rule, mutants=len(judged), right=len(good)) for rule in RULES}
+    for mutant in bench.mutants:
+        if mutant.name in judged:
+            for rule, (some, plain) in field_.rejected(mutant.kernel()).items():
+                others[rule].killed += some
+                others[rule].killed_on_ordinary += plain
+                others[rule].missed += [] if some else [f"{mutant.name} {bench.dtype}"]
+    for kernel in good:
+        for rule, (some, plain) in field_.rejected(kernel).items():
+            others[rule].false_alarms += some
+            others[rule].false_alarms_on_ordinary += plain
+    return [ours, *others.values()]
+
+
+def _of(bench: Bench, kernel: Emulated, ordinary: bool) -> list[Trial]:
+    """The cases of a bench for a kernel of another form."""
+    return [
+        Trial(bench.operator, kernel, t.case) for t in bench.trials if not ordinary or t.case.regime == "ordinary"
+    ]
+
+
+def _killed_on_ordinary(bench: Bench, mutant: Mutant) -> bool:
+    trials = [t for t in bench.trials if t.case.regime == "ordinary"]
+    found = examine(bench.operator, mutant.kernel(), bench.dtype, effort=FIRST_KILL, prepared=trials)
+    return found.verdict in ("fail", "error")
+
+
+# The matrix --------------------------------------------------------------------------------------------------------
+
+Progress = Callable[[int, int, str], None]
+
+
+def matrix(bench: Bench, *, full: bool = False, progress: Progress | None = None) -> Iterator[Outcome]:
+    """Every mutant of a bench, judged as they come."""
+    total = len(bench.mutants)
+    for number, mutant in enumerate(bench.mutants):
+        outcome = kill(bench, mutant, full=full)
+        if progress is not None:
+            progress(number + 1, total, f"{mutant.name}: {outcome.fate}")
+        yield outcome
