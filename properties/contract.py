@@ -108,8 +108,8 @@ class Operator:
     slips: Mapping[str, Definition] = field(default_factory=dict)
     """Named mistakes, each a definition of what a kernel that makes it computes."""
     mutants: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
-    """Wrong kernels that no definition describes, each a function (right kernel, arguments, cotangents) -> Answer. Its
-    docstring says in one line what it does."""
+    """Wrong kernels that no definition describes, each a function (right kernel, arguments, cotangents or None, memory)
+    -> Answer, whose docstring says in one line what it does."""
     survivors: Mapping[str, str] = field(default_factory=dict)
     """Why a mutant is rightly not rejected: a pattern for `name dtype`, and the reason."""
     properties: tuple[Property, ...] = ()

@@ -49,7 +49,7 @@ class Case:
     regime: str
     seed: int
     memory: Mapping[str, str] = field(default_factory=dict)
-    """How each tensor lies in memory."""
+    """How each input lies in memory."""
 
     def shapes(self) -> str:
         """One line for a person: what is in the case."""
@@ -196,7 +196,8 @@ def cases(
     for item in operator.inputs:
         shape = tuple(sizes[axis] for axis in structure.axes.get(item.name, item.axes).split())
         if isinstance(item, Integers):
-            arguments[item.name] = _drawn_integers(draw, random, item, shape)
+            memory[item.name] = draw(st.sampled_from(MEMORY))
+            arguments[item.name] = place(_drawn_integers(draw, random, item, shape), memory[item.name])
         else:
             memory[item.name] = draw(st.sampled_from(MEMORY))
             values = REGIMES[regime](random, shape, FORMATS[dtype])

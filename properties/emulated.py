@@ -10,8 +10,8 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from functools import cache
 from types import CodeType
 from typing import Any
 
@@ -31,25 +31,24 @@ from assay.reference.arithmetic.rounded import Rounded
 
 # Places in the text of a form --------------------------------------------------------------------------------------
 
-_OWN = str(Path(next(iter(arithmetic.__path__))).resolve())
-
 
 @dataclass(frozen=True)
 class Site:
     """One operation in the text of a form: all its executions, as in every turn of a loop."""
 
     code: CodeType
-    instruction: int
+    position: tuple[int | None, ...]
+    """Lines and columns. (The number of the instruction would not do: the interpreter changes it as it specialises.)"""
     name: str
 
-    @property
-    def line(self) -> int:
-        start = [p[0] for i, p in enumerate(self.code.co_positions()) if i == self.instruction // 2]
-        return (start[0] if start else None) or self.code.co_firstlineno
 
-
-BACKWARD = Site((lambda: None).__code__, 0, "backward")
+BACKWARD = Site((lambda: None).__code__, (), "backward")
 """Every step of the backward pass."""
+
+
+@cache
+def _positions(code: CodeType) -> list[tuple[int | None, ...]]:
+    return list(code.co_positions())
 
 
 def site(name: str) -> Site:
@@ -60,7 +59,7 @@ def site(name: str) -> Site:
             return BACKWARD
         assert frame.f_back is not None
         frame = frame.f_back
-    return Site(frame.f_code, frame.f_lasti, name)
+    return Site(frame.f_code, _positions(frame.f_code)[frame.f_lasti // 2], name)
 
 
 _FILES: set[str] = set()
@@ -79,11 +78,11 @@ def _inside() -> set[str]:
 class Fault:
     """What one site does instead of rounding to nearest in its own format."""
 
-    site: Site
+    site: Site | None
     format: Format | None = None
     mode: str = "nearest"
-    coherent: float = 0.0
-    """Every result is multiplied by 1 + this."""
+    coherent: bool = False
+    """Nothing is rounded anywhere; but every result of the site is 1 + u times what it should be."""
 
 
 SITED_UNARY = ("sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh")
@@ -115,20 +114,28 @@ class Faulty(Rounded):
         place = site(name)
         if self.sites is not None:
             self.sites.setdefault(place)
-        self.here[0] = self.fault is not None and self.fault.site == place
+        before = self.here[0]
+        self.here[0] = before or (self.fault is not None and self.fault.site == place)
         try:
             yield
         finally:
-            self.here[0] = False
+            self.here[0] = before
 
     def rounded(self, value: Part) -> Array:
-        if self.fault is None or not self.here[0]:
+        fault = self.fault
+        if fault is not None and fault.coherent:
+            value = np.asarray(value, EXTENDED)
+            return Array(self, (value * (1 + EXTENDED(self.format.u)) if self.here[0] else value,))
+        if fault is None or not self.here[0]:
             return super().rounded(value)
         value = np.asarray(value, EXTENDED)
-        if self.fault.format is not None and self.fault.format.bits < self.format.bits:
-            value = self.fault.format.round(value, self.fault.mode)
-        value = self.format.round(value, self.fault.mode)
-        return Array(self, (value * (1 + EXTENDED(self.fault.coherent)) if self.fault.coherent else value,))
+        if fault.format is not None and fault.format.bits < self.format.bits:
+            value = fault.format.round(value, fault.mode)
+        return Array(self, (self.format.round(value, fault.mode),))
+
+    def narrow(self, x: Array) -> Array:
+        with self._step("narrow"):
+            return super().narrow(x)
 
     def unary(self, name: str, x: Array) -> Array:
         if name not in SITED_UNARY:
@@ -198,6 +205,10 @@ class Emulated:
     fault: Fault | None = None
     lost: Term | None = None
     order: str = "forward"
+    keeps: Format | None = None
+    """The format of what it returns, if narrower than the dtype."""
+    mode: str = "nearest"
+    """The direction of the last rounding."""
     differentiable: bool = True
     _known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -208,6 +219,10 @@ class Emulated:
     def definition(self) -> Definition:
         texts = self.operator.texts
         return self.text or texts[self.form if self.form is not None else next(iter(texts))]
+
+    def but(self, **changes: Any) -> Emulated:
+        """The same kernel with some fields changed."""
+        return replace(self, **changes, _known={})
 
     def arithmetic(self, sites: dict[Site, None] | None = None) -> Rounded:
         precision = self.computes_in or (PRECISIONS[self.precision] if self.precision else natural(self.dtype))
@@ -225,6 +240,10 @@ class Emulated:
         if key not in self._known:
             self._known[key] = (arrays, self._answer(arguments, cotangents, by))  # holds them, so that ids stay theirs
         return self._known[key][1]
+
+    def answer(self, arguments: Arguments, cotangents: Sequence[Values] | None) -> Answer:
+        """The call with gradients for every tensor, for mutants by hand."""
+        return self(arguments, cotangents, self.operator.tensors)
 
     def _answer(self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str]) -> Answer:
         outputs, gradients = self.raw(arguments, cotangents, by)
@@ -247,7 +266,10 @@ class Emulated:
     def returned(self, value: Part) -> Values:
         """Extended numbers rounded once to the dtype of the kernel, and writable."""
         with np.errstate(all="ignore"):
-            kept = FORMATS[self.dtype].round(np.asarray(value, EXTENDED))
+            kept = np.asarray(value, EXTENDED)
+            if self.keeps is not None:
+                kept = self.keeps.round(kept, self.mode)
+            kept = FORMATS[self.dtype].round(kept, self.mode)
             return np.array(kept.astype(np.float64).astype(DTYPES[self.dtype]))
 
 
@@ -261,11 +283,13 @@ class Memory:
     calls: int = 0
     previous: dict[tuple[int, ...], Values] = field(default_factory=dict)
     """The last output of each shape."""
+    notes: dict[Any, Any] = field(default_factory=dict)
+    """For mutants by hand."""
 
 
 Read = Callable[[dict[str, Any]], dict[str, Any]]
 Write = Callable[[Values, Memory, Arguments], Values]
-ByHand = Callable[[Emulated, Arguments, "Sequence[Values] | None"], Answer]
+ByHand = Callable[[Emulated, Arguments, "Sequence[Values] | None", Memory], Answer]
 
 
 @dataclass(eq=False)
@@ -303,7 +327,7 @@ class Wrong:
             cotangents = self.pull(cotangents)
         try:
             if self.by_hand is not None:
-                found = self.by_hand(self.base, arguments, cotangents)
+                found = self.by_hand(self.base, arguments, cotangents, self.memory)
             else:
                 found = self.base(self.arguments(arguments), cotangents, by)
         except (ArithmeticError, IndexError, TypeError, ValueError) as error:
@@ -316,10 +340,12 @@ class Wrong:
             self.memory.previous[honest.shape] = honest
         if gradients and self.gradients is not None:
             gradients = self.gradients(gradients)
-        return Answer(tuple(outputs), gradients, self.touched)
+        return Answer(tuple(outputs), gradients, self.touched or found.touched)
 
 
-def passed(kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None) -> tuple[list[Site], list[Term]]:
+def passed(
+    kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None
+) -> tuple[list[Site], list[Term]]:
     """The sites of the forward pass and the terms of the backward pass of one call, in order."""
     sites: dict[Site, None] = {}
     evaluate(kernel.definition, kernel.arithmetic(sites), arguments)
@@ -362,5 +388,3 @@ def strides_of(values: Values) -> list[int]:
 
 def contiguous_strides(shape: Sequence[int]) -> list[int]:
     return [int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))]
-
-

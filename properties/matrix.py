@@ -31,7 +31,7 @@ from assay.properties.others import RULES
 from assay.properties.robustness import checks
 from assay.properties.trial import KernelError, Trial
 from assay.reference.arithmetic.formatted import EXTENDED
-from assay.reference.arithmetic.precision import FORMATS, PRECISIONS, QUAD, Precision, natural
+from assay.reference.arithmetic.precision import FORMATS, PRECISIONS
 
 
 Fate = Literal["killed", "equivalent", "legal", "explained", "survived"]
@@ -92,22 +92,20 @@ class Bench:
         return {p.name: self._legal_shift(p.name) for p in self.operator.parameters}
 
     def _legal_shift(self, name: str) -> float:
-        precision = natural(self.dtype)
-        fine = replace(self.right, computes_in=Precision("fine", "no rounding to speak of", QUAD), _known={})
+        fine = self.right.but(fault=Fault(None, coherent=True))
         trials = [t for t in self.trials if t.case.regime == "ordinary"][:COHERENT]
         step = 2.0**-12
-        names = [p.name for p in self.operator.parameters]
         sites = list(dict.fromkeys(s for t in trials for s in passed(self.right, t.case.arguments, None)[0]))
 
         def weighed(kernel: Emulated, trial: Trial, shift: float = 0.0) -> Any:
             arguments = {n: v * (1 + shift) if n == name else v for n, v in trial.case.arguments.items()}
             with np.errstate(all="ignore"):
                 parts = [
-                    (o / np.where(b > 0, b, np.inf)).ravel() for o, b in zip(kernel.raw(arguments)[0], trial.bound, strict=True)
+                    (o / np.where(b > 0, b, np.inf)).ravel()
+                    for o, b in zip(kernel.raw(arguments)[0], trial.bound, strict=True)
                 ]
             return np.nan_to_num(np.concatenate(parts), nan=0.0, posinf=0.0, neginf=0.0)
 
-        assert name in names
         here = [weighed(fine, t) for t in trials]
         slopes = [(weighed(fine, t, step) - h) / EXTENDED(step) for t, h in zip(trials, here, strict=True)]
         energy = sum(float(s @ s) for s in slopes)
@@ -115,7 +113,7 @@ class Bench:
             return np.inf  # the function does not depend on it: nothing can be seen
         total = FORMATS[self.dtype].u * abs(sum(float(s @ h) for s, h in zip(slopes, here, strict=True))) / energy
         for site in sites:
-            moved = replace(fine, fault=Fault(site, coherent=precision.working.u), _known={})
+            moved = fine.but(fault=Fault(site, coherent=True))
             seen = sum(float(s @ (weighed(moved, t) - h)) for t, s, h in zip(trials, slopes, here, strict=True))
             total += abs(seen) / energy
         return total
@@ -129,6 +127,14 @@ def kill(bench: Bench, mutant: Mutant, *, full: bool = False) -> Outcome:
     found = examine(bench.operator, mutant.kernel(), bench.dtype, effort=effort, prepared=trials)
     seconds = time.perf_counter() - started
     broken = [r for r in found.results if r.verdict in ("fail", "error")]
+    if full and broken:
+        started = time.perf_counter()
+        first = examine(bench.operator, mutant.kernel(), bench.dtype, effort=FIRST_KILL, prepared=trials)
+        seconds = time.perf_counter() - started
+        broken.sort(
+            key=lambda r: r.property not in {q.property for q in first.results if q.verdict in ("fail", "error")}
+        )
+        found = first
 
     def outcome(fate: Fate, message: str) -> Outcome:
         cases = max((r.cases for r in found.results), default=0)
@@ -159,7 +165,10 @@ def _reason(bench: Bench, mutant: Mutant) -> tuple[Fate, str]:
     if mutant.parameter:
         legal = bench.legal_shifts[mutant.parameter]
         if abs(mutant.shift) > legal:
-            return "survived", f"within the bound, but {mutant.shift:g} is more than the legal coherent shift {legal:.2g}"
+            return (
+                "survived",
+                f"within the bound, but {mutant.shift:g} is more than the legal coherent shift {legal:.2g}",
+            )
         return "legal", f"the shift {mutant.shift:g} is within the legal coherent shift {legal:.2g}"
     return "legal", f"it moves no result by more than {share:.2g} of the bound"
 
@@ -184,7 +193,9 @@ def _share(bench: Bench, wrong: Wrong, trial: Trial) -> float:
         *((by_one[n], by_two[n], trial.gradient_bound[n]) for n in by),
     ]:
         with np.errstate(all="ignore"):
-            ratio = np.where((a == b) | np.isinf(bound) | ~np.isfinite(b), 0, np.abs(a - b) / bound)
+            # What the last rounding hides is no movement: the bound is zero where the exact result is representable.
+            hidden = (wrong.base.returned(a) == bench.right.returned(b)) & (bound == 0)
+            ratio = np.where((a == b) | hidden | np.isinf(bound) | ~np.isfinite(b), 0, np.abs(a - b) / bound)
         worst = max(worst, float(np.where(np.isnan(ratio), np.inf, ratio).max(initial=0)))
     return worst
 
@@ -232,7 +243,7 @@ class Field:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         naive = f"{bench.dtype}-steps"
-        self.naive = replace(bench.right, computes_in=PRECISIONS.get(naive), order="pairwise", _known={})
+        self.naive = bench.right.but(computes_in=PRECISIONS.get(naive), order="pairwise")
         self.known: dict[int, list[Compared]] = {}
 
     def truth(self, trial: Trial) -> list[Compared]:
@@ -247,7 +258,7 @@ class Field:
 
     def rejected(self, kernel: Emulated | Wrong) -> dict[str, tuple[bool, bool]]:
         """For each rule: does it reject the kernel in some case, and in some ordinary case?"""
-        out = {rule: (False, False) for rule in RULES}
+        out = dict.fromkeys(RULES, (False, False))
         by = self.bench.operator.tensors
         for trial in self.bench.trials:
             ordinary = trial.case.regime == "ordinary"
@@ -279,19 +290,22 @@ OURS = "derived bound and properties (assay)"
 
 
 def scores(bench: Bench, outcomes: Sequence[Outcome]) -> list[Score]:
-    """Ours first, then the rules of others."""
+    """Ours first, then the rules of others. Mutants that are equivalent to the right kernel do not count."""
     field_ = Field(bench)
-    judged = {o.mutant: o for o in outcomes if o.dtype == bench.dtype}
+    judged = {o.mutant: o for o in outcomes if o.dtype == bench.dtype and o.fate != "equivalent"}
     good = right_kernels(bench.operator, bench.dtype)
     ours = Score(OURS, right=len(good))
     for outcome in judged.values():
         ours.mutants += 1
         ours.killed += outcome.fate == "killed"
     ours.missed = [f"{o.mutant} {o.dtype}" for o in judged.values() if o.fate != "killed"]
-    ours.killed_on_ordinary = sum(_killed_on_ordinary(bench, m) for m in bench.mutants if m.name in judged)
+    plain = sum(t.case.regime == "ordinary" for t in bench.trials)  # they come first
+    ours.killed_on_ordinary = sum(o.fate == "killed" and o.cases <= plain for o in judged.values())
     for kernel in good:
         found = {
-            ordinary: examine(bench.operator, kernel, bench.dtype, effort=FIRST_KILL, prepared=_of(bench, kernel, ordinary))
+            ordinary: examine(
+                bench.operator, kernel, bench.dtype, effort=FIRST_KILL, prepared=_of(bench, kernel, ordinary)
+            )
             for ordinary in (False, True)
         }
         ours.false_alarms += found[False].verdict in ("fail", "error")
@@ -312,15 +326,7 @@ def scores(bench: Bench, outcomes: Sequence[Outcome]) -> list[Score]:
 
 def _of(bench: Bench, kernel: Emulated, ordinary: bool) -> list[Trial]:
     """The cases of a bench for a kernel of another form."""
-    return [
-        Trial(bench.operator, kernel, t.case) for t in bench.trials if not ordinary or t.case.regime == "ordinary"
-    ]
-
-
-def _killed_on_ordinary(bench: Bench, mutant: Mutant) -> bool:
-    trials = [t for t in bench.trials if t.case.regime == "ordinary"]
-    found = examine(bench.operator, mutant.kernel(), bench.dtype, effort=FIRST_KILL, prepared=trials)
-    return found.verdict in ("fail", "error")
+    return [Trial(bench.operator, kernel, t.case) for t in bench.trials if not ordinary or t.case.regime == "ordinary"]
 
 
 # The matrix --------------------------------------------------------------------------------------------------------

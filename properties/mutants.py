@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -31,13 +31,25 @@ from assay.properties.emulated import (
     passed,
     strides_of,
 )
+from assay.properties.judgement import QUICK, prepare
 from assay.properties.trial import Trial
 from assay.reference.arithmetic.oracle import Arguments
 from assay.reference.arithmetic.precision import BFLOAT16, FLOAT16, FORMATS, TF32, Format
 
 
 Kind = Literal[
-    "convention", "slip", "keyword", "parameter", "step", "index", "memory", "write", "gradient", "class", "null", "by hand"
+    "convention",
+    "slip",
+    "keyword",
+    "parameter",
+    "step",
+    "index",
+    "memory",
+    "write",
+    "gradient",
+    "class",
+    "null",
+    "by hand",
 ]
 
 FLOAT8 = Format("float8_e4m3", 4, -6, 8)
@@ -85,9 +97,10 @@ def right_kernels(operator: Operator, dtype: str) -> tuple[Emulated, ...]:
     )
 
 
-def mutants(operator: Operator, dtype: str, trials: Sequence[Trial]) -> list[Mutant]:
-    """Every mutant of an operator in a dtype. `trials`, of a right kernel, show the ranks and what the text does."""
+def mutants(operator: Operator, dtype: str, trials: Sequence[Trial] | None = None) -> list[Mutant]:
+    """Every mutant of an operator in a dtype. `trials`, of the right kernel, show the ranks and what the text does."""
     base = right(operator, dtype)
+    trials = prepare(operator, base, dtype, QUICK) if trials is None else trials
     rich = max(trials, key=lambda t: (t.case.regime == "ordinary", -len(t.case.arguments), t.exact[0].midpoint.size))
     found = [
         *_conventions(operator, base),
@@ -119,7 +132,7 @@ def _conventions(operator: Operator, base: Emulated) -> Iterator[Mutant]:
 
 def _slips(operator: Operator, base: Emulated) -> Iterator[Mutant]:
     for name, slip in operator.slips.items():
-        yield Mutant(name, "slip", f"the slip '{name.replace('_', ' ')}'", replace(base, text=slip, _known={}))
+        yield Mutant(name, "slip", f"the slip '{name.replace('_', ' ')}'", base.but(text=slip))
 
 
 def _keywords(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Iterator[Mutant]:
@@ -128,7 +141,9 @@ def _keywords(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> It
     drawn = dict.fromkeys(name for t in trials for name in t.case.arguments if name not in known)
     defaults = {n: p.default for n, p in inspect.signature(operator.definition).parameters.items()}
     for name in drawn:
-        yield Mutant(f"{name} ignored", "keyword", f"leaves {name} at its default", base, {"read": _set(name, defaults[name])})
+        yield Mutant(
+            f"{name} ignored", "keyword", f"leaves {name} at its default", base, {"read": _set(name, defaults[name])}
+        )
 
 
 def _parameters(operator: Operator, base: Emulated) -> Iterator[Mutant]:
@@ -162,9 +177,15 @@ def _steps(base: Emulated, trial: Trial) -> Iterator[Mutant]:
     sites, _ = passed(base, trial.case.arguments, None)
     for place, title in _titled(_spread(sites, SITES)):
         for coarse in FORMATS_OF_STEPS:
-            if coarse.bits < FORMATS[base.dtype].bits or coarse.emax < FORMATS[base.dtype].emax or place is BACKWARD:
+            if coarse.bits < FORMATS[base.dtype].bits or coarse.emax < FORMATS[base.dtype].emax:
                 yield _faulty(base, f"{title} in {coarse.name}", f"rounds {title} to {coarse.name}", place, coarse)
         yield _faulty(base, f"{title} truncated", f"rounds {title} toward zero", place, None, "toward zero")
+    own = FORMATS[base.dtype]
+    for coarse in FORMATS_OF_STEPS:
+        if coarse.bits < own.bits or coarse.emax < own.emax:
+            text = f"rounds what it returns to {coarse.name} first"
+            yield Mutant(f"result in {coarse.name}", "step", text, base.but(keeps=coarse))
+    yield Mutant("result truncated", "step", "rounds what it returns toward zero", base.but(mode="toward zero"))
     for coarse in FORMATS_OF_STEPS:
         text = f"rounds every step of the backward pass to {coarse.name}"
         yield _faulty(base, f"backward in {coarse.name}", text, BACKWARD, coarse)
@@ -173,7 +194,7 @@ def _steps(base: Emulated, trial: Trial) -> Iterator[Mutant]:
 
 
 def _faulty(base: Emulated, name: str, text: str, place: Site, coarse: Format | None, mode: str = "nearest") -> Mutant:
-    return Mutant(name, "step", text, replace(base, fault=Fault(place, coarse, mode), _known={}))
+    return Mutant(name, "step", text, base.but(fault=Fault(place, coarse, mode)))
 
 
 def _titled(sites: Sequence[Site]) -> Iterator[tuple[Site, str]]:
@@ -196,7 +217,9 @@ def _spread(items: Sequence[Any], most: int) -> list[Any]:
 
 def _integers(operator: Operator, base: Emulated) -> Iterator[Mutant]:
     def mutant(name: str, text: str, item: Integers, function: Callable[[Values], Values]) -> Mutant:
-        return Mutant(f"{item.name} {name}", "index", f"takes {item.name} {text}", base, {"read": _mapped(item.name, function)})
+        return Mutant(
+            f"{item.name} {name}", "index", f"takes {item.name} {text}", base, {"read": _mapped(item.name, function)}
+        )
 
     for item in operator.inputs:
         if not isinstance(item, Integers):
@@ -230,12 +253,18 @@ def _indices(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Ite
             ):
                 read = _mapped(item.name, lambda v, f=function, a=axis: f(v, a) if v.ndim > a else v)
                 yield Mutant(
-                    f"{item.name} {letter} {name}", "index", f"reads {item.name} {text} along {letter}", base, {"read": read}
+                    f"{item.name} {letter} {name}",
+                    "index",
+                    f"reads {item.name} {text} along {letter}",
+                    base,
+                    {"read": read},
                 )
             for other in range(axis):
                 text = f"reads {item.name} with the strides of {letters[other]} and {letter} exchanged"
                 read = _mapped(item.name, lambda v, i=other, j=axis: _exchanged(v, i, j))
-                yield Mutant(f"{item.name} {letters[other]} and {letter} exchanged", "index", text, base, {"read": read})
+                yield Mutant(
+                    f"{item.name} {letters[other]} and {letter} exchanged", "index", text, base, {"read": read}
+                )
         yield Mutant(
             f"{item.name} taken as contiguous",
             "memory",
@@ -352,14 +381,20 @@ def _classes(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Ite
     yield mutant("NaN", "writes NaN into the last element", lambda o, m, a: _put(o, np.nan))
     if any((np.abs(t.exact[0].midpoint) > large).any() for t in trials):
         text = f"overflows to infinity above {large:.3g}"
-        yield mutant("infinity for large", text, lambda o, m, a: np.where(np.abs(o) > o.dtype.type(large), o * np.inf, o).astype(o.dtype))
+        yield mutant(
+            "infinity for large",
+            text,
+            lambda o, m, a: np.where(np.abs(o) > o.dtype.type(large), o * np.inf, o).astype(o.dtype),
+        )
     yield mutant("another dtype", f"returns {other}", lambda o, m, a: o.astype(other))
     yield mutant("one more axis", "returns a shape that broadcasts", lambda o, m, a: o[None])
     yield mutant("zeros", "returns zeros", lambda o, m, a: np.zeros_like(o), "null")
     yield mutant("mean", "returns the mean of the right answer", lambda o, m, a: _mean(o), "null")
     yield mutant("stale", "returns what the previous call of that shape returned", _whole_stale, "null")
     if any(t.case.arguments[first].shape == t.exact[0].shape for t in trials):
-        yield mutant("copy", f"returns {first}", lambda o, m, a: np.array(a[first]) if a[first].shape == o.shape else o, "null")
+        yield mutant(
+            "copy", f"returns {first}", lambda o, m, a: np.array(a[first]) if a[first].shape == o.shape else o, "null"
+        )
     yield Mutant("input overwritten", "memory", f"writes its result over {first}", base, {"touched": (first,)})
     yield mutant("other bits at each call", "moves another element by one unit at each call", _flicker, "memory")
 
@@ -408,7 +443,9 @@ def _gradients(operator: Operator, base: Emulated, trial: Trial) -> Iterator[Mut
         for other in tensors:
             if other is not item:
                 swapped = _swapped_gradient(item.name, other.name)
-                yield mutant(f"{title} is that of {other.name}", f"returns the gradient of {other.name} as the {title}", swapped)
+                yield mutant(
+                    f"{title} is that of {other.name}", f"returns the gradient of {other.name} as the {title}", swapped
+                )
     text = "reads the cotangent as if it were contiguous"
     pull = {"pull": lambda given: tuple(misread(c, contiguous_strides(c.shape)) for c in given)}
     yield Mutant("cotangent taken as contiguous", "gradient", text, base, pull)
@@ -418,7 +455,7 @@ def _gradients(operator: Operator, base: Emulated, trial: Trial) -> Iterator[Mut
     _, terms = passed(base, trial.case.arguments, trial.cotangents)
     for number, term in enumerate(_spread(terms, TERMS)):
         text = f"loses operand {term.operand} of an operation of {term.site.code.co_name} in the backward pass"
-        yield Mutant(f"term {number} lost", "gradient", text, replace(base, lost=term, _known={}))
+        yield Mutant(f"term {number} lost", "gradient", text, base.but(lost=term))
 
 
 def _without_last(gradient: Values, axis: int) -> Values:
