@@ -379,7 +379,7 @@ def _classes(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Ite
         return Mutant(name, kind, text, base, {"write": write})
 
     yield mutant("NaN", "writes NaN into the last element", lambda o, m, a: _put(o, np.nan))
-    if any((np.abs(t.exact[0].midpoint) > large).any() for t in trials):
+    if any(_reaches(t, large) for t in trials):
         text = f"overflows to infinity above {large:.3g}"
         yield mutant(
             "infinity for large",
@@ -397,6 +397,13 @@ def _classes(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Ite
         )
     yield Mutant("input overwritten", "memory", f"writes its result over {first}", base, {"touched": (first,)})
     yield mutant("other bits at each call", "moves another element by one unit at each call", _flicker, "memory")
+
+
+def _reaches(trial: Trial, large: float) -> bool:
+    """Is there a finite result above `large` of which something is demanded?"""
+    exact, bound = trial.exact[0].midpoint, trial.bound[0]
+    limit = FORMATS[trial.case.dtype].max
+    return bool(((np.abs(exact) > 2 * large) & (np.abs(exact) + bound < limit)).any())
 
 
 def _put(out: Values, value: float) -> Values:
