@@ -162,10 +162,10 @@ def print_matrix(console: Console, found: Matrix) -> None:
     """One row per mutant and dtype, the summary, then the rules of other suites."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("mutant", "dtype", "fate", "by"):
-        table.add_column(column, overflow="fold")
-    table.add_column("cases", justify="right")
-    table.add_column("ms", justify="right")
-    table.add_column("what was said", overflow="ellipsis", no_wrap=True)
+        table.add_column(column, no_wrap=True)
+    table.add_column("cases", justify="right", no_wrap=True)
+    table.add_column("ms", justify="right", no_wrap=True)
+    table.add_column("what was said", no_wrap=True)
     for o in found.outcomes:
         by = o.by[0] + (f" +{len(o.by) - 1}" if len(o.by) > 1 else "") if o.by else ""
         cells = (o.mutant, o.dtype, Text(o.fate, style=FATES[o.fate]), by)
@@ -173,7 +173,7 @@ def print_matrix(console: Console, found: Matrix) -> None:
             *(Text(c) if isinstance(c, str) else c for c in cells),
             str(o.cases),
             f"{1e3 * o.seconds:.1f}",
-            Text(o.message),
+            Text(shorten(o.message)),
         )
     console.print(Text(found.operator.name, style="bold"))
     console.print(table)
@@ -181,6 +181,11 @@ def print_matrix(console: Console, found: Matrix) -> None:
     for problem in found.problems:
         console.print(Text(f"  {problem}", style="bold red"), soft_wrap=True)
     print_scores(console, found.scores)
+
+
+def shorten(message: str, most: int = 44) -> str:
+    """What fits beside the rest of a row; the JSON file has all of it."""
+    return message if len(message) <= most else message[: most - 3] + "..."
 
 
 def summary(found: Matrix) -> str:

@@ -133,6 +133,12 @@ class Faulty(Rounded):
             value = fault.format.round(value, fault.mode)
         return Array(self, (self.format.round(value, fault.mode),))
 
+    def store(self, x: Array, kind: str) -> Array:
+        if kind not in self.precision.storage:
+            return super().store(x, kind)
+        with self._step("store"):
+            return super().store(x, kind)
+
     def narrow(self, x: Array) -> Array:
         with self._step("narrow"):
             return super().narrow(x)

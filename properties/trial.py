@@ -113,6 +113,7 @@ class Trial:
         self.headroom = 0.0
         """The largest |error| / bound seen so far in this trial."""
         self._answers: dict[bool, Answer] = {}
+        self._bounds: dict[Any, tuple[Values, ...]] = {}
 
     def under(self, subject: Subject) -> Trial:
         """The same case for another kernel of the same claims. What is true of the case is not computed again."""
@@ -120,6 +121,7 @@ class Trial:
         for known in ("_bound", "_exact", "_gradient_bound", "_exact_gradient", "_cotangents"):
             if hasattr(self, known):
                 setattr(other, known, getattr(self, known))
+        other._bounds = self._bounds
         return other
 
     @property
@@ -162,7 +164,7 @@ class Trial:
         For a property: the array is in the judge's arithmetic, its error is the bound.
         """
         arguments = self.case.with_arguments(**changes)
-        bound = self._bound_for(arguments) if changes else self.bound
+        bound = self._bound_with(changes) if changes else self.bound
         outputs = self.subject(arguments, None, ()).outputs
         shapes = tuple(b.shape for b in bound)
         self._check_shapes(outputs, shapes)
@@ -195,6 +197,13 @@ class Trial:
         if not hasattr(self, "_bound"):
             self._bound = self._bound_for(self.case.arguments)
         return self._bound
+
+    def _bound_with(self, changes: Mapping[str, Any]) -> tuple[Values, ...]:
+        """The bound for the case with some arguments changed, derived once for all kernels that share the truth."""
+        key = tuple((n, v.shape, v.tobytes()) if isinstance(v, np.ndarray) else (n, v) for n, v in changes.items())
+        if key not in self._bounds:
+            self._bounds[key] = self._bound_for(self.case.with_arguments(**changes))
+        return self._bounds[key]
 
     def _bound_for(self, arguments: Arguments) -> tuple[Values, ...]:
         found = [bound_of(text, arguments, self.precision, self.case.dtype) for text in self.forms.values()]
