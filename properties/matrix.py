@@ -6,7 +6,8 @@ equivalent   it returns the same bits as the right kernel on every case. Believe
              or lose a term, where that can be so; elsewhere it means that the drawing never shows the mistake.
 legal        it moves every result, before the last rounding, by no more than the bound; and where a parameter is
              shifted, by no more than the legal coherent shift: what the parameter appears to be off by when all
-             elements of one rounding move together by the unit roundoff, summed over the roundings.
+             elements of one rounding move together by the unit roundoff, summed over the roundings; or by less than
+             eight standard errors of the shift that the right kernel's own rounding noise shows on these cases.
 
 What remains needs a reason by hand, in the contract's `survivors`, which must name a mutant that does survive.
 """
@@ -24,7 +25,7 @@ import numpy as np
 
 from assay.properties.contract import Operator
 from assay.properties.drawing import Values
-from assay.properties.emulated import Emulated, Fault, Wrong, passed
+from assay.properties.emulated import Emulated, Fault, Site, Wrong, passed
 from assay.properties.judgement import Effort, examine, prepare
 from assay.properties.mutants import Mutant, mutants, right, right_kernels
 from assay.properties.others import RULES
@@ -40,6 +41,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 """The dtypes in which mutants are judged unless others are asked for."""
 FIRST_KILL = Effort(examples=64, climb=0, shrink_seconds=0, stop="first")
 EVERY_DEMAND = replace(FIRST_KILL, stop="each", shares=99)
+STEP = 2.0**-12
+"""The relative shift of a parameter whose effect gives the slope."""
+SIGMAS = 8
 COHERENT = 12
 """The legal coherent shift is taken over so many cases."""
 
@@ -89,34 +93,64 @@ class Bench:
     @cached_property
     def legal_shifts(self) -> dict[str, float]:
         """For each parameter, the legal coherent shift."""
-        return {p.name: self._legal_shift(p.name) for p in self.operator.parameters}
+        return {p.name: self._coherent(p.name) for p in self.operator.parameters}
 
-    def _legal_shift(self, name: str) -> float:
-        fine = self.right.but(fault=Fault(None, coherent=True))
-        trials = [t for t in self.trials if t.case.regime == "ordinary"][:COHERENT]
-        step = 2.0**-12
+    @cached_property
+    def resolutions(self) -> dict[str, float]:
+        """For each parameter, SIGMAS standard errors of the shift that the right kernel shows on these cases: what is
+        smaller cannot be told from its rounding noise."""
+        return {p.name: self._resolution(p.name) for p in self.operator.parameters}
+
+    def _smooth(self, trial: Trial, site: Site | None = None, name: str = "", shift: float = 0.0) -> Any:
+        """The outputs without any rounding, over the bound; one site moved by its unit roundoff, or a parameter."""
+        kernel = self.right.but(fault=Fault(site, coherent=True))
+        arguments = {n: v * (1 + shift) if n == name else v for n, v in trial.case.arguments.items()}
+        return _weighed(kernel.raw(arguments)[0], trial)
+
+    def _slope(self, trial: Trial, name: str) -> Any:
+        """How a relative shift of a parameter moves the outputs, over the bound."""
+        return (self._smooth(trial, None, name, STEP) - self._smooth(trial)) / EXTENDED(STEP)
+
+    @cached_property
+    def _ordinary(self) -> list[Trial]:
+        return [t for t in self.trials if t.case.regime == "ordinary"]
+
+    def _coherent(self, name: str) -> float:
+        trials = self._ordinary[:COHERENT]
         sites = list(dict.fromkeys(s for t in trials for s in passed(self.right, t.case.arguments, None)[0]))
-
-        def weighed(kernel: Emulated, trial: Trial, shift: float = 0.0) -> Any:
-            arguments = {n: v * (1 + shift) if n == name else v for n, v in trial.case.arguments.items()}
-            with np.errstate(all="ignore"):
-                parts = [
-                    (o / np.where(b > 0, b, np.inf)).ravel()
-                    for o, b in zip(kernel.raw(arguments)[0], trial.bound, strict=True)
-                ]
-            return np.nan_to_num(np.concatenate(parts), nan=0.0, posinf=0.0, neginf=0.0)
-
-        here = [weighed(fine, t) for t in trials]
-        slopes = [(weighed(fine, t, step) - h) / EXTENDED(step) for t, h in zip(trials, here, strict=True)]
+        here = [self._smooth(t) for t in trials]
+        slopes = [self._slope(t, name) for t in trials]
         energy = sum(float(s @ s) for s in slopes)
         if not energy:
             return np.inf  # the function does not depend on it: nothing can be seen
         total = FORMATS[self.dtype].u * abs(sum(float(s @ h) for s, h in zip(slopes, here, strict=True))) / energy
         for site in sites:
-            moved = fine.but(fault=Fault(site, coherent=True))
-            seen = sum(float(s @ (weighed(moved, t) - h)) for t, s, h in zip(trials, slopes, here, strict=True))
-            total += abs(seen) / energy
+            moved = (self._smooth(t, site) - h for t, h in zip(trials, here, strict=True))
+            total += abs(sum(float(s @ m) for s, m in zip(slopes, moved, strict=True))) / energy
         return total
+
+    def _resolution(self, name: str) -> float:
+        slopes = [self._slope(t, name) for t in self._ordinary]
+        errors = [
+            _weighed([o - e.midpoint for o, e in zip(t.answer().outputs, t.exact, strict=True)], t)
+            for t in self._ordinary
+        ]
+        energy = sum(float(s @ s) for s in slopes)
+        if not energy:
+            return np.inf
+        shown = sum(float(s @ e) for s, e in zip(slopes, errors, strict=True)) / energy
+        left = sum(float(s @ (e - shown * s)) ** 2 for s, e in zip(slopes, errors, strict=True))  # clustered by case
+        return SIGMAS * left**0.5 / energy
+
+
+def _weighed(outputs: Sequence[Values], trial: Trial) -> Any:
+    """All outputs in one line, over the bound; nothing where nothing is demanded, or all of it."""
+    with np.errstate(all="ignore"):
+        parts = [
+            (np.asarray(o, EXTENDED) / np.where(b > 0, b, np.inf)).ravel()
+            for o, b in zip(outputs, trial.bound, strict=True)
+        ]
+    return np.nan_to_num(np.concatenate(parts), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def kill(bench: Bench, mutant: Mutant, *, full: bool = False) -> Outcome:
@@ -163,13 +197,9 @@ def _reason(bench: Bench, mutant: Mutant) -> tuple[Fate, str]:
     if share > 1:
         return "survived", f"it moves a result by {share:.2g} times the bound"
     if mutant.parameter:
-        legal = bench.legal_shifts[mutant.parameter]
-        if abs(mutant.shift) > legal:
-            return (
-                "survived",
-                f"within the bound, but {mutant.shift:g} is more than the legal coherent shift {legal:.2g}",
-            )
-        return "legal", f"the shift {mutant.shift:g} is within the legal coherent shift {legal:.2g}"
+        legal, seen = bench.legal_shifts[mutant.parameter], bench.resolutions[mutant.parameter]
+        told = f"the legal coherent shift is {legal:.2g}, {SIGMAS} standard errors are {seen:.2g}"
+        return ("legal" if mutant.shift <= max(legal, seen) else "survived"), f"within the bound; {told}"
     return "legal", f"it moves no result by more than {share:.2g} of the bound"
 
 

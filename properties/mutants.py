@@ -10,6 +10,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -156,10 +157,14 @@ def _parameters(operator: Operator, base: Emulated) -> Iterator[Mutant]:
                 "parameter",
                 f"takes {p.name} times 1 + {shift:g}",
                 base,
-                {"read": _mapped(p.name, lambda v, s=shift: v * (1 + s))},
+                {"read": _mapped(p.name, partial(_stretched, shift))},
                 parameter=p.name,
                 shift=shift,
             )
+
+
+def _stretched(shift: float, value: float) -> float:
+    return value * (1 + shift)
 
 
 def _set(name: str, value: Any) -> Read:
@@ -229,12 +234,16 @@ def _integers(operator: Operator, base: Emulated) -> Iterator[Mutant]:
         yield mutant("from zero", "counted from its first element", item, lambda p: p - p[:1])
         for bits in WRAPPED:
             if max(-item.low, item.high) >= 2**bits:
-                yield mutant(f"modulo 2**{bits}", f"modulo 2**{bits}", item, lambda p, m=2**bits: p % m)
+                yield mutant(f"modulo 2**{bits}", f"modulo 2**{bits}", item, partial(_modulo, 2**bits))
         for coarse in (FORMATS["float32"], BFLOAT16, FLOAT16):
-            yield mutant(f"in {coarse.name}", f"rounded to {coarse.name}", item, lambda p, f=coarse: _whole(p, f))
+            yield mutant(f"in {coarse.name}", f"rounded to {coarse.name}", item, partial(_whole, coarse))
 
 
-def _whole(values: Values, coarse: Format) -> Values:
+def _modulo(modulus: int, values: Values) -> Values:
+    return values % modulus
+
+
+def _whole(coarse: Format, values: Values) -> Values:
     limit = min(float(coarse.max), 2.0**62)
     return np.asarray(coarse.round(np.clip(values, -limit, limit).astype(np.longdouble))).astype(np.int64)
 
@@ -251,7 +260,7 @@ def _indices(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Ite
                 ("first twice", "with every element one late, the first twice", _late),
                 ("last twice", "with every element one early, the last twice", _early),
             ):
-                read = _mapped(item.name, lambda v, f=function, a=axis: f(v, a) if v.ndim > a else v)
+                read = _mapped(item.name, partial(function, axis))
                 yield Mutant(
                     f"{item.name} {letter} {name}",
                     "index",
@@ -261,7 +270,7 @@ def _indices(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Ite
                 )
             for other in range(axis):
                 text = f"reads {item.name} with the strides of {letters[other]} and {letter} exchanged"
-                read = _mapped(item.name, lambda v, i=other, j=axis: _exchanged(v, i, j))
+                read = _mapped(item.name, partial(_exchanged, other, axis))
                 yield Mutant(
                     f"{item.name} {letters[other]} and {letter} exchanged", "index", text, base, {"read": read}
                 )
@@ -281,19 +290,23 @@ def _indices(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Ite
         )
 
 
-def _rolled(values: Values, axis: int) -> Values:
-    return np.roll(values, 1, axis)
+def _rolled(axis: int, values: Values) -> Values:
+    return np.roll(values, 1, axis) if values.ndim > axis else values
 
 
-def _late(values: Values, axis: int) -> Values:
+def _late(axis: int, values: Values) -> Values:
+    if values.ndim <= axis:
+        return values
     return np.take(values, np.maximum(np.arange(values.shape[axis]) - 1, 0), axis)
 
 
-def _early(values: Values, axis: int) -> Values:
+def _early(axis: int, values: Values) -> Values:
+    if values.ndim <= axis:
+        return values
     return np.take(values, np.minimum(np.arange(values.shape[axis]) + 1, values.shape[axis] - 1), axis)
 
 
-def _exchanged(values: Values, i: int, j: int) -> Values:
+def _exchanged(i: int, j: int, values: Values) -> Values:
     strides = strides_of(values)
     if values.ndim <= max(i, j):
         return values
@@ -442,10 +455,10 @@ def _gradients(operator: Operator, base: Emulated, trial: Trial) -> Iterator[Mut
         title = f"gradient of {item.name}"
         yield mutant(f"{title} zero", f"returns zeros as the {title}", of(item.name, np.zeros_like))
         for factor, told in ((0.5, "halved"), (1 + 2.0**-6, "times 1 + 1/64")):
-            scaled = of(item.name, lambda g, f=factor: g * g.dtype.type(f))
+            scaled = of(item.name, partial(_times, factor))
             yield mutant(f"{title} {told}", f"returns the {title} {told}", scaled)
         for axis, letter in enumerate(item.axes.split()):
-            dropped = of(item.name, lambda g, a=axis: _without_last(g, a))
+            dropped = of(item.name, partial(_without_last, axis))
             yield mutant(f"last {letter} of the {title}", f"leaves out the last {letter} of the {title}", dropped)
         for other in tensors:
             if other is not item:
@@ -454,10 +467,10 @@ def _gradients(operator: Operator, base: Emulated, trial: Trial) -> Iterator[Mut
                     f"{title} is that of {other.name}", f"returns the gradient of {other.name} as the {title}", swapped
                 )
     text = "reads the cotangent as if it were contiguous"
-    pull = {"pull": lambda given: tuple(misread(c, contiguous_strides(c.shape)) for c in given)}
+    pull: dict[str, Any] = {"pull": lambda given: tuple(misread(c, contiguous_strides(c.shape)) for c in given)}
     yield Mutant("cotangent taken as contiguous", "gradient", text, base, pull)
     for number in range(len(trial.exact) if len(trial.exact) > 1 else 0):
-        pull = {"pull": lambda given, n=number: tuple(c * 0 if i == n else c for i, c in enumerate(given))}
+        pull = {"pull": partial(_silenced, number)}
         yield Mutant(f"cotangent {number} ignored", "gradient", f"ignores the cotangent of output {number}", base, pull)
     _, terms = passed(base, trial.case.arguments, trial.cotangents)
     for number, term in enumerate(_spread(terms, TERMS)):
@@ -465,7 +478,15 @@ def _gradients(operator: Operator, base: Emulated, trial: Trial) -> Iterator[Mut
         yield Mutant(f"term {number} lost", "gradient", text, base.but(lost=term))
 
 
-def _without_last(gradient: Values, axis: int) -> Values:
+def _times(factor: float, gradient: Values) -> Values:
+    return gradient * gradient.dtype.type(factor)
+
+
+def _silenced(number: int, cotangents: Sequence[Values]) -> tuple[Values, ...]:
+    return tuple(c * 0 if i == number else c for i, c in enumerate(cotangents))
+
+
+def _without_last(axis: int, gradient: Values) -> Values:
     if gradient.ndim > axis and gradient.size:
         gradient[(slice(None),) * axis + (-1,)] = 0
     return gradient
