@@ -183,7 +183,7 @@ def print_matrix(console: Console, found: Matrix) -> None:
     print_scores(console, found.scores)
 
 
-def shorten(message: str, most: int = 44) -> str:
+def shorten(message: str, most: int = 40) -> str:
     """What fits beside the rest of a row; the JSON file has all of it."""
     return message if len(message) <= most else message[: most - 3] + "..."
 

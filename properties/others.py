@@ -33,12 +33,13 @@ def _returned(exact: Values, dtype: str) -> Values:
 
 def assert_close(got: Values, exact: Values, naive: Values, dtype: str) -> bool:
     """torch.testing.assert_close without tolerances: by dtype, float32 1.3e-6 and 1e-5, float16 1e-3 and 1e-5,
-    bfloat16 1.6e-2 and 1e-5 (rtol, atol).
+    bfloat16 1.6e-2 and 1e-5 (rtol, atol). Shape and dtype must match.
 
     Source: PyTorch, torch/testing/_comparison.py.
     """
     rtol, atol = TORCH[dtype]
-    return _close(got, _returned(exact, dtype), rtol, atol)
+    same = got.shape == exact.shape and got.dtype == DTYPES[dtype]
+    return same and _close(got, _returned(exact, dtype), rtol, atol)
 
 
 def allclose_hundredth(got: Values, exact: Values, naive: Values, dtype: str) -> bool:
@@ -76,12 +77,12 @@ def rmse_ratio(got: Values, exact: Values, naive: Values, dtype: str) -> bool:
 
 
 def by_dtype(got: Values, exact: Values, naive: Values, dtype: str) -> bool:
-    """allclose with rtol = atol = 1e-4 in float32, 1e-2 in float16 and bfloat16.
+    """allclose with rtol = atol = 1e-4 in float32, 1e-2 in float16 and bfloat16. The shape must match.
 
     Source: KernelBench, src/kernelbench/eval.py.
     """
     tolerance = 1e-4 if dtype in ("float32", "float64") else 1e-2
-    return _close(got, _returned(exact, dtype), tolerance, tolerance)
+    return got.shape == exact.shape and _close(got, _returned(exact, dtype), tolerance, tolerance)
 
 
 RULES: Mapping[str, Rule] = {
