@@ -1,4 +1,4 @@
-"""The command line: assay list, explain, check, replay, identify.
+"""The command line: assay list, explain, check, replay, identify, mutants.
 
 Exit codes: 0 all pass; 1 some kernel fails, errs or is undecided; 2 usage, import or configuration error.
 """
@@ -241,6 +241,46 @@ def identify(kernels: tuple[str, ...], **options: Any) -> None:
         sys.exit(1)
 
 
+@main.command()
+@click.argument("operator", required=False)
+@click.option("--dtype", "dtypes", help="Comma-separated; float32,bfloat16,float16 if not given.")
+@click.option("--full", is_flag=True, help="Try every property on every mutant, not only until one rejects it.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes side by side.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the matrix here.")
+def mutants(operator: str | None, dtypes: str | None, full: bool, jobs: int | None, json_path: Path | None) -> None:
+    """Judge wrong kernels derived from the contract of OPERATOR: the kill matrix.
+
+    OPERATOR is the name of an operator of assay, or a module with operators of your own, a dotted name or a path to a
+    .py file. Exit code 1 if a mutant survives without an explanation.
+    """
+    from assay import mutants as kills, report
+    from assay.kernels import UsageError
+    from assay.properties.drawing import DTYPES
+    from assay.runner import one_line
+
+    if json_path is not None and not json_path.resolve().parent.is_dir():
+        raise _Usage(f"there is no folder {json_path.resolve().parent} to write {json_path.name} into")
+    asked = [d.strip() for d in dtypes.split(",") if d.strip()] if dtypes else None
+    for name in asked or ():
+        if name not in DTYPES:
+            raise _Usage(f"there is no dtype {name!r}; there are {', '.join(DTYPES)}")
+    try:
+        found = kills.run(operator, asked, full=full, jobs=jobs)
+    except UsageError as error:
+        raise _Usage(str(error)) from None
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise _Usage(f"the definition cannot be evaluated: {type(error).__name__}: {one_line(error)}") from error
+    except KeyboardInterrupt:
+        raise _Usage("interrupted") from None
+    console = report.console()
+    for one in found:
+        kills.print_matrix(console, one)
+    if json_path is not None:
+        report.write_json(json_path, kills.as_json(found))
+    if any(one.problems for one in found):
+        sys.exit(1)
+
+
 def _configured(kernels: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Known], dict[str, str], Effort]:
     """Kernels with the claims asked for, and how hard to look. Raises: _Usage in one line."""
     from dataclasses import replace
@@ -339,7 +379,7 @@ def _side_by_side(
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import active_children, get_context
 
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_quiet)
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=quiet)
     claimed = {name: options[name] for name in ("precision", "form", "conventions")}
     try:
         common = (claimed, effort, options["device"])
@@ -354,7 +394,7 @@ def _side_by_side(
     pool.shutdown()
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Ctrl-C is the business of the process that the user sees, and so are warnings."""
     import signal
     import warnings

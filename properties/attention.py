@@ -181,7 +181,7 @@ def _eps_in_denominator(q: Any, k: Any, v: Any, *, eps: Any, return_lse: bool = 
 
 
 def _arrays(trial: Trial) -> tuple[Values, Values, Values]:
-    return tuple(trial.case.arguments[name] for name in "qkv")  # type: ignore[return-value]
+    return tuple(trial.case.arguments[name] for name in "qkv")
 
 
 def visible(trial: Trial) -> Values:
@@ -305,14 +305,14 @@ def _future(trial: Trial) -> Array | None:
     s = seen.shape[-1]
     if s == 1:
         return None
-    changed = np.arange(s) > trial.case.seed % (s - 1)
+    changed = np.asarray(np.arange(s) > trial.case.seed % (s - 1))
     places = np.broadcast_to(changed, (seen.shape[0], s))
     return _unmoved(trial, _replaced(trial, places, -8.0, 4096.0), ~(seen & changed).any(axis=-1))
 
 
 def _padding_is_nan(trial: Trial) -> Array | None:
     """Keys that no query of their batch sees."""
-    unseen = ~visible(trial).any(axis=(1, 2))
+    unseen = np.asarray(~visible(trial).any(axis=(1, 2)))
     if not unseen.any():
         return None
     return _unmoved(trial, _replaced(trial, unseen, np.nan, np.nan), np.ones(trial.exact[0].shape[:-1], dtype=bool))

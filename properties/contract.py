@@ -61,7 +61,7 @@ class Real:
         value = arguments.get(self.name, self.default)
         if value is None and self.implied is not None:
             return self.implied(arguments)
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
 
     def draw(self, random: np.random.Generator) -> float:
         return float(random.uniform(self.low, self.high))
@@ -123,6 +123,11 @@ class Operator:
     strays: Mapping[str, Definition] = field(default_factory=dict)
     """Numbers that a kernel may have and the operator has not, such as an eps in a denominator: by name, a definition
     that takes one as a keyword of that name and is the operator's own at 0."""
+    mutants: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    """Wrong kernels that no definition describes, each a function (right kernel, arguments, cotangents or None, memory)
+    -> Answer, whose docstring says in one line what it does."""
+    survivors: Mapping[str, str] = field(default_factory=dict)
+    """Why a mutant is rightly not rejected: a pattern for `name dtype`, and the reason."""
     properties: tuple[Property, ...] = ()
     structure: Callable[[Callable[[Any], Any], Sizes, Callable[[str], bool]], Structure] | None = None
     """Draws keywords that depend on sizes: (draw, sizes, supports keyword?) -> Structure."""

@@ -52,7 +52,7 @@ class Case:
     regime: str
     seed: int
     memory: Mapping[str, str] = field(default_factory=dict)
-    """How each tensor lies in memory."""
+    """How each input lies in memory."""
 
     def shapes(self) -> str:
         """One line for a person: what is in the case."""
@@ -204,7 +204,9 @@ def cases(
     for item in operator.inputs:
         shape = tuple(sizes[axis] for axis in structure.axes.get(item.name, item.axes).split())
         if isinstance(item, Integers):
-            arguments[item.name] = _drawn_integers(draw, random, item, shape, reach=POOLED_REACH if pooled else None)
+            memory[item.name] = "contiguous" if pooled else draw(st.sampled_from(MEMORY))
+            drawn = _drawn_integers(draw, random, item, shape, reach=POOLED_REACH if pooled else None)
+            arguments[item.name] = place(drawn, memory[item.name])
         else:
             memory[item.name] = "contiguous" if pooled else draw(st.sampled_from(MEMORY))
             values = REGIMES[regime](random, shape, FORMATS[dtype])

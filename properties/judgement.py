@@ -50,6 +50,9 @@ class Effort:
     """After the drawn cases, so many that are varied so as to raise the headroom."""
     pooled: int = 100
     """Small ordinary cases that are taken together, to see shifts of parameters."""
+    stop: Literal["", "first", "each"] = ""
+    """End with the first demand that is broken, or do not try a broken demand again: for wrong kernels by the
+    hundred. Neither shrinks nor diagnoses."""
 
 
 QUICK = Effort(examples=40, shrink_seconds=1.0, climb=0, pooled=32)
@@ -116,13 +119,20 @@ def examine(
     effort: Effort = Effort(),
     only: Sequence[str] | None = None,
     progress: Progress | None = None,
+    prepared: Sequence[Trial] | None = None,
 ) -> Examination:
-    """Judge a kernel. `conventions`: those that it claims to follow; `only`: the names of the properties to try."""
+    """Judge a kernel. `conventions`: those that it claims to follow; `only`: the names of the properties to try;
+    `prepared`: trials of another kernel with the same claims, whose cases and truth are taken instead of drawn."""
     demands = [c for c in checks(operator) if only is None or c.name in only]
     judged, uncovered = _conventions(operator, subject, dict(conventions or {}))
     run = _Run(operator, subject, dtype, judged, effort, demands, progress)
-    run.collect()
+    if prepared is None:
+        run.collect()
+    else:
+        run.take(prepared)
     results = [run.result(check) for check in demands]
+    if effort.stop:
+        return Examination(subject.name, dtype, results)
     inferred = infer(operator, run.kept) if run.kept else None
     off: list[Shift] = []
     if (operator.parameters or operator.strays) and effort.pooled and (only is None or MEANT in only):
@@ -135,6 +145,16 @@ def examine(
                 r.diagnosis = findings
     uncovered = (*uncovered, *(p.name for p in operator.parameters if not subject.supports(p.name)))
     return Examination(subject.name, dtype, results, inferred, tuple(dict.fromkeys(uncovered)))
+
+
+def prepare(operator: Operator, subject: Subject, dtype: str, effort: Effort) -> list[Trial]:
+    """The trials of a right kernel: cases with their truth, for `examine` to take instead of drawing."""
+    judged, _ = _conventions(operator, subject, {})
+    demands = [c for c in checks(operator) if c is AGREEMENT or c.differentiates]
+    run = _Run(operator, subject, dtype, judged, effort, demands, None)
+    run.collect()
+    # Ordinary numbers show most mistakes, and small arrays show them soon.
+    return sorted(run.kept, key=lambda t: (t.case.regime != "ordinary", t.exact[0].midpoint.size < 8))
 
 
 def identify(
@@ -207,15 +227,8 @@ class _Run:
 
         def one(case: Case) -> None:
             trial = Trial(self.operator, self.subject, case)
-            self.seen += 1
-            if all(self._attempt(check, trial) for check in self.demands if check.universal):
-                self._take_turns(trial)
-            if trial.answered:
-                self._count(trial)
-                self.kept.append(trial)
+            self._try(trial)
             target(min(trial.headroom, 1e300), label="headroom")
-            if self.progress is not None:
-                self.progress(self.seen, max((t.headroom for t in self.tallies.values()), default=0.0))
 
         while self.round < ROUNDS and self.counted < COUNTED and not self._agreement_failed():
             self._drawn(one, self.effort.examples, (Phase.generate,))
@@ -225,6 +238,27 @@ class _Run:
         self._look_for_missing()
         if self.effort.climb and not self._agreement_failed():
             self._drawn(one, self.effort.climb, (Phase.generate, Phase.target))
+
+    def take(self, trials: Sequence[Trial]) -> None:
+        """The same on cases that another run has drawn."""
+        for trial in trials:
+            self._try(trial.under(self.subject))
+            if self._stopped():
+                return
+
+    def _try(self, trial: Trial) -> None:
+        """Every demand on one case."""
+        self.seen += 1
+        if all(self._attempt(check, trial) for check in self.demands if check.universal):
+            self._take_turns(trial)
+        if trial.answered:
+            self._count(trial)
+            self.kept.append(trial)
+        if self.progress is not None:
+            self.progress(self.seen, max((t.headroom for t in self.tallies.values()), default=0.0))
+
+    def _stopped(self) -> bool:
+        return self.effort.stop == "first" and any(t.failed is not None for t in self.tallies.values())
 
     def _take_turns(self, trial: Trial) -> None:
         """The contract's own properties: those tried least so far come first, until enough had the case in domain."""
@@ -262,8 +296,10 @@ class _Run:
         return tally is not None and tally.failed is not None
 
     def _attempt(self, check: Check, trial: Trial) -> bool:
-        """One demand on one case. False if the kernel does not cover the case at all."""
+        """One demand on one case. False if the kernel does not cover the case at all, or nothing more is asked."""
         tally = self.tallies[check.name]
+        if self.effort.stop and tally.failed is not None:
+            return True
         started = time.perf_counter()
         trial.headroom = 0.0 if check.differentiates or check is AGREEMENT else trial.headroom
         try:
@@ -292,7 +328,7 @@ class _Run:
         finally:
             tally.seconds += time.perf_counter() - started
         tally.headroom = max(tally.headroom, trial.headroom)
-        return True
+        return not self._stopped()
 
     def _count(self, trial: Trial) -> None:
         """Does the bound reject every null kernel here?"""
@@ -362,6 +398,8 @@ class _Run:
         """A smaller case that fails in the same way, as far as the time allows."""
         assert tally.failed is not None
         smallest: tuple[Case, str, Miss | None] = (tally.failed, tally.message, tally.miss)
+        if self.effort.stop:
+            return smallest
         started = time.perf_counter()
         deadline = started + self.left / 2
         kind = KernelError if tally.broken else Violation

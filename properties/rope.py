@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from hypothesis import strategies as st
 
 from assay.properties.contract import Integers, Operator, Positive, Property, Sizes, Structure, Tensor
-from assay.properties.trial import Trial
+from assay.properties.trial import Answer, Trial
 from assay.reference import rope as reference
 from assay.reference.arithmetic.array import Array
+from assay.reference.arithmetic.oracle import Arguments
+from assay.reference.arithmetic.precision import BFLOAT16, FLOAT16, Format, natural
+
+
+if TYPE_CHECKING:
+    from assay.properties.emulated import Emulated
 
 
 def _structure(draw: Callable[[Any], Any], sizes: Sizes, supports: Callable[[str], bool]) -> Structure:
@@ -77,6 +84,129 @@ def _exponent_without_two(x: Any, position: Any, *, base: Any, **rest: Any) -> A
 
 def _attention_factor_ignored(x: Any, position: Any, *, attention_factor: Any = 1, **rest: Any) -> Any:
     return reference.rope(x, position, **rest)
+
+
+def _norm_scaled(x: Any, position: Any, *, attention_factor: Any = 1, **rest: Any) -> Any:
+    """Cosines and sines 1/64 too large."""
+    return reference.rope(x, position, attention_factor=attention_factor * 65 / 64, **rest)
+
+
+def _sections_reversed(x: Any, position: Any, *, sections: tuple[int, ...] | None = None, **rest: Any) -> Any:
+    return reference.rope(x, position, sections=sections and sections[::-1], **rest)
+
+
+def _layouts_mixed(x: Any, position: Any, *, layout: str = "half", rotary_dim: int | None = None, **rest: Any) -> Any:
+    """Channels are paired in one layout and take their angles in the other."""
+    xp = x.__array_namespace__()
+    r = reference.check(x.shape[-1], rotary_dim, layout)
+    cos, sin = reference.tabulated(x, position, "float64", layout, rotary_dim, **rest)
+    other = reference.LAYOUTS[layout == "half"]
+    wide = [_doubled(xp, part, other) for part in (cos, sin)]
+    rotated, rest_of_x = x[..., :r], x[..., r:]
+    a, b = (
+        (rotated[..., : r // 2], rotated[..., r // 2 :])
+        if layout == "half"
+        else (rotated[..., ::2], rotated[..., 1::2])
+    )
+    if layout == "half":
+        turned = xp.concat([-b, a], axis=-1)
+    else:
+        turned = xp.reshape(xp.stack([-b, a], axis=-1), rotated.shape)
+    return xp.concat([rotated * wide[0] + turned * wide[1], rest_of_x], axis=-1)
+
+
+def _doubled(xp: Any, part: Any, layout: str) -> Any:
+    """A table for every channel, from one for every pair."""
+    if layout == "half":
+        return xp.concat([part, part], axis=-1)
+    return xp.reshape(xp.stack([part, part], axis=-1), (part.shape[0], 2 * part.shape[1]))
+
+
+# Mutants that no definition describes ------------------------------------------------------------------------------
+
+
+def _keeping(kind: str, kept: Format) -> Callable[..., Answer]:
+    def mutant(kernel: Emulated, arguments: Arguments, cotangents: Any, memory: Any) -> Answer:
+        own = natural(kernel.dtype)
+        coarse = replace(own, storage={**own.storage, kind: kept})
+        return kernel.but(computes_in=coarse).answer(arguments, cotangents)
+
+    mutant.__doc__ = f"keeps each {kind} in {kept.name}"
+    return mutant
+
+
+def _angle_in_single(kernel: Emulated, arguments: Arguments, cotangents: Any, memory: Any) -> Answer:
+    """computes angles in float32 while it claims tables from float64"""
+    return kernel.but(text=reference.direct).answer(arguments, cotangents)
+
+
+def _frequencies_in_bfloat16(kernel: Emulated, arguments: Arguments, cotangents: Any, memory: Any) -> Answer:
+    """keeps its frequencies in bfloat16"""
+    theta = arguments.get("frequencies")
+    if theta is None:
+        r = arguments.get("rotary_dim")
+        r = arguments["x"].shape[-1] if r is None else r
+        theta = arguments["base"] ** (-np.arange(0, r, 2) / max(r, 1))
+    coarse = BFLOAT16.round(np.asarray(theta, np.longdouble)).astype(np.float32)
+    return kernel.answer({**arguments, "frequencies": coarse}, cotangents)
+
+
+def _offset_overflows(kernel: Emulated, arguments: Arguments, cotangents: Any, memory: Any) -> Answer:
+    """computes position times the row length in 32 bits"""
+    d = arguments["x"].shape[-1]
+    wrapped = (arguments["position"] * d).astype(np.int32).astype(np.int64) // d
+    return kernel.answer({**arguments, "position": wrapped}, cotangents)
+
+
+def _layout_lost_in_backward(kernel: Emulated, arguments: Arguments, cotangents: Any, memory: Any) -> Answer:
+    """differentiates layout="half" whatever is asked"""
+    found = kernel.answer(arguments, cotangents)
+    if cotangents is None:
+        return found
+    return replace(found, gradients=kernel.answer({**arguments, "layout": "half"}, cotangents).gradients)
+
+
+def _backward_turns_forward(kernel: Emulated, arguments: Arguments, cotangents: Any, memory: Any) -> Answer:
+    """turns the cotangent by +angle instead of -angle"""
+    found = kernel.answer(arguments, cotangents)
+    if cotangents is None:
+        return found
+    turned = kernel.answer({**arguments, "position": -arguments["position"]}, cotangents)
+    return replace(found, gradients=turned.gradients)
+
+
+def _last_pairs_unrotated(kernel: Emulated, arguments: Arguments, cotangents: Any, memory: Any) -> Answer:
+    """leaves the last two pairs as they are, in the forward pass"""
+    found = kernel.answer(arguments, cotangents)
+    x = arguments["x"]
+    r = arguments.get("rotary_dim")
+    r = x.shape[-1] if r is None else r
+    first = max(r // 2 - 2, 0)
+    half = arguments.get("layout", "half") == "half"
+    channels = [*range(first, r // 2), *range(r // 2 + first, r)] if half else range(2 * first, r)
+    out = np.array(found.outputs[0])
+    out[..., channels] = x[..., channels]
+    return replace(found, outputs=(out,))
+
+
+def _one_head_unrotated(kernel: Emulated, arguments: Arguments, cotangents: Any, memory: Any) -> Answer:
+    """returns x where it has one head"""
+    found = kernel.answer(arguments, cotangents)
+    x = arguments["x"]
+    return replace(found, outputs=(np.array(x),)) if x.shape[-3] == 1 else found
+
+
+def _overwrites_contiguous(kernel: Emulated, arguments: Arguments, cotangents: Any, memory: Any) -> Answer:
+    """turns x in place unless x is a view with gaps"""
+    found = kernel.answer(arguments, cotangents)
+    return replace(found, touched=("x",)) if arguments["x"].flags.c_contiguous else found
+
+
+def _table_by_length(kernel: Emulated, arguments: Arguments, cotangents: Any, memory: Any) -> Answer:
+    """caches positions by their number: a second call of one length takes those of the first"""
+    position = arguments["position"]
+    first = memory.notes.setdefault(position.shape, position)
+    return kernel.answer({**arguments, "position": first}, cotangents)
 
 
 # Properties ----------------------------------------------------------------------------------------------------
@@ -231,6 +361,24 @@ ROPE = Operator(
         "frequencies_of_all_channels": _frequencies_of_all_channels,
         "exponent_without_two": _exponent_without_two,
         "attention_factor_ignored": _attention_factor_ignored,
+        "norm_scaled": _norm_scaled,
+        "sections_reversed": _sections_reversed,
+        "layouts_mixed": _layouts_mixed,
+    },
+    mutants={
+        "tables in bfloat16": _keeping("table", BFLOAT16),
+        "tables in float16": _keeping("table", FLOAT16),
+        "angles in bfloat16": _keeping("angle", BFLOAT16),
+        "angles in float16": _keeping("angle", FLOAT16),
+        "angles in float32": _angle_in_single,
+        "frequencies in bfloat16": _frequencies_in_bfloat16,
+        "offset overflows": _offset_overflows,
+        "layout lost in backward": _layout_lost_in_backward,
+        "backward turns forward": _backward_turns_forward,
+        "last pairs unrotated": _last_pairs_unrotated,
+        "one head unrotated": _one_head_unrotated,
+        "overwrites a contiguous input": _overwrites_contiguous,
+        "table cached by length": _table_by_length,
     },
     structure=_structure,
     properties=(

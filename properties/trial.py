@@ -115,6 +115,16 @@ class Trial:
         self.headroom = 0.0
         """The largest |error| / bound seen so far in this trial."""
         self._answers: dict[bool, Answer] = {}
+        self._bounds: dict[Any, tuple[Values, ...]] = {}
+
+    def under(self, subject: Subject) -> Trial:
+        """The same case for another kernel of the same claims. What is true of the case is not computed again."""
+        other = Trial(self.operator, subject, self.case)
+        for known in ("_bound", "_exact", "_gradient_bound", "_exact_gradient", "_cotangents"):
+            if hasattr(self, known):
+                setattr(other, known, getattr(self, known))
+        other._bounds = self._bounds
+        return other
 
     @property
     def precision(self) -> str:
@@ -153,7 +163,11 @@ class Trial:
 
     @property
     def cotangents(self) -> tuple[Values, ...]:
-        return tuple(self.case.cotangent(e.shape, i) for i, e in enumerate(self.exact))
+        if not hasattr(self, "_cotangents"):
+            self._cotangents = tuple(self.case.cotangent(e.shape, i) for i, e in enumerate(self.exact))
+            for cotangent in self._cotangents:
+                cotangent.flags.writeable = False
+        return self._cotangents
 
     def call(self, **changes: Any) -> Array:
         """The kernel's first output for the case's arguments with some changed, carrying the derived bound.
@@ -161,7 +175,7 @@ class Trial:
         For a property: the array is in the judge's arithmetic, its error is the bound.
         """
         arguments = self.case.with_arguments(**changes)
-        bound = self._bound_for(arguments) if changes else self.bound
+        bound = self._bound_with(changes) if changes else self.bound
         outputs = self.subject(arguments, None, ()).outputs
         shapes = tuple(b.shape for b in bound)
         self._check_shapes(outputs, shapes)
@@ -200,6 +214,13 @@ class Trial:
         if not hasattr(self, "_bound"):
             self._bound = self._bound_for(self.case.arguments, self.case.regime)
         return self._bound
+
+    def _bound_with(self, changes: Mapping[str, Any]) -> tuple[Values, ...]:
+        """The bound for the case with some arguments changed, derived once for all kernels that share the truth."""
+        key = tuple((n, v.shape, v.tobytes()) if isinstance(v, np.ndarray) else (n, v) for n, v in changes.items())
+        if key not in self._bounds:
+            self._bounds[key] = self._bound_for(self.case.with_arguments(**changes))
+        return self._bounds[key]
 
     def _bound_for(self, arguments: Arguments, regime: str | None = None) -> tuple[Values, ...]:
         found = [bound_of(text, arguments, self.precision, self.case.dtype, regime) for text in self.forms.values()]

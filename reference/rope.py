@@ -61,12 +61,12 @@ def rope(
 
 def table(x: Any, position: Any, *, layout: str = "half", rotary_dim: int | None = None, **rest: Any) -> Any:
     """Cosines and sines in double precision, each rounded once to the working format."""
-    return rotate(x, *_tabulated(x, position, "float64", layout, rotary_dim, **rest), layout)
+    return rotate(x, *tabulated(x, position, "float64", layout, rotary_dim, **rest), layout)
 
 
 def direct(x: Any, position: Any, *, layout: str = "half", rotary_dim: int | None = None, **rest: Any) -> Any:
     """Frequencies, angles, cosines and sines in single precision: the error grows with |position|."""
-    return rotate(x, *_tabulated(x, position, "float32", layout, rotary_dim, **rest), layout)
+    return rotate(x, *tabulated(x, position, "float32", layout, rotary_dim, **rest), layout)
 
 
 def reduced(
@@ -98,7 +98,7 @@ def reduced(
     )
 
 
-def _tabulated(
+def tabulated(
     x: Any,
     position: Any,
     width: str,

@@ -107,4 +107,7 @@ def flex(
             q, k, v, score_mod=score_mod, scale=scale, enable_gqa=gqa, return_aux=AuxRequest(lse=True)
         )
     out, aux = returned
-    return (out, aux.lse.to(q.dtype)) if return_lse else out
+    if not return_lse:
+        return out
+    assert aux.lse is not None
+    return out, aux.lse.to(q.dtype)

@@ -59,10 +59,15 @@ def evaluate(definition: Definition, xp: Arithmetic, arguments: Arguments) -> tu
 
 
 def differentiate(
-    definition: Definition, below: Arithmetic, arguments: Arguments, cotangents: Sequence[Part], by: Sequence[str]
+    definition: Definition,
+    below: Arithmetic,
+    arguments: Arguments,
+    cotangents: Sequence[Part],
+    by: Sequence[str],
+    taped: Callable[[Arithmetic], Adjoint] = Adjoint,
 ) -> tuple[tuple[Array, ...], dict[str, Array]]:
     """Outputs, and the vector-Jacobian product with the cotangents for each argument named in `by`."""
-    tape = Adjoint(below)
+    tape = taped(below)
     with below.context():
         lifted = {name: lift(tape, value) for name, value in arguments.items()}
         for name in by:
