@@ -10,7 +10,7 @@ Subgradients at kinks are conventions: |x| has slope 0 at 0; maximum and minimum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -181,20 +181,24 @@ class Adjoint(Arithmetic):
 
     def gradients(self, output: Node, cotangent: Array, variables: list[Node]) -> list[Array]:
         """The vector-Jacobian product: sum over outputs of cotangent times d output / d variable, per variable."""
+        wanted = {id(v) for v in variables}
+        found = {id(node): g for node, g in self.sweep(ordered(output), output, cotangent) if id(node) in wanted}
+        return [found[id(v)] if id(v) in found else self.below.zeros(v.shape) for v in variables]
+
+    def sweep(self, order: Sequence[Node], output: Node, cotangent: Array) -> Iterator[tuple[Node, Array]]:
+        """Each node that `output` depends on, last first, with its cotangent. `order`: those nodes, operands first."""
         pending: dict[int, Array] = {id(output): cotangent}
-        found: dict[int, Array] = {}
-        for node in reversed(_order(output)):
+        for node in reversed(order):
             g = pending.pop(id(node), None)
             if g is None:
                 continue
-            found[id(node)] = g
+            yield node, g
             for source, rule in node.sources:
                 if source is _ROOT:
                     continue
                 share = rule(g)
                 known = pending.get(id(source))
                 pending[id(source)] = share if known is None else known + share
-        return [found[id(v)] if id(v) in found else self.below.zeros(v.shape) for v in variables]
 
 
 def _nothing(g: Array) -> Array:
@@ -202,7 +206,7 @@ def _nothing(g: Array) -> Array:
     return g.xp.zeros(g.shape)
 
 
-def _order(output: Node) -> list[Node]:
+def ordered(output: Node) -> list[Node]:
     """Every node that `output` depends on, operands first."""
     seen: set[int] = set()
     order: list[Node] = []
