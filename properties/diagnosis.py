@@ -58,7 +58,7 @@ def infer(operator: Operator, trials: Sequence[Trial]) -> Inferred | None:
     candidates: list[tuple[float, bool, int, str, str]] = []
     for form, text in operator.texts.items():
         for precision in (p.name for p in published(dtype)):
-            tightness = float(np.mean([_size(bound_of(text, t.case.arguments, precision, dtype)) for t in sample]))
+            tightness = float(np.mean([_size(bound_of(text, t.case.arguments, precision, dtype, t.case.regime)) for t in sample]))
             candidates.append((round(tightness, 6), precision != natural(dtype).name, len(candidates), form, precision))
     trials = sorted(trials, key=lambda t: -t.headroom)  # what rejects a candidate is met early
     for *_, form, precision in sorted(candidates):
@@ -79,7 +79,7 @@ def _headroom(trials: Sequence[Trial], text: Definition, precision: str) -> floa
     """max |error| / bound over the trials; None if an output lies outside."""
     worst = 0.0
     for trial in trials:
-        bounds = bound_of(text, trial.case.arguments, precision, trial.case.dtype)
+        bounds = bound_of(text, trial.case.arguments, precision, trial.case.dtype, trial.case.regime)
         for got, exact, bound in zip(trial.answer().outputs, trial.exact, bounds, strict=True):
             wrong, ratio = outside(got, exact, bound, trial.case.dtype)
             if wrong.any():

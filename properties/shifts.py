@@ -28,7 +28,7 @@ import numpy as np
 from assay.properties.contract import Definition, Operator, Real
 from assay.properties.drawing import Values
 from assay.properties.trial import Trial, bounded
-from assay.reference.arithmetic.adjoint import Adjoint, Node
+from assay.reference.arithmetic.adjoint import Adjoint, Node, ordered
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.formatted import of
 from assay.reference.arithmetic.objects import Ball, enclosure
@@ -252,7 +252,7 @@ def _coherent(text: Definition, fit: _Fit, projection: Values) -> float:
                 lifted[name] = tape.variable(value.value)
         output = as_tuple(text(**lifted))[0]
         kept = fit.trial.output_format
-        for node, g in tape.sweep(output, below.lift(projection)):
+        for node, g in tape.sweep(ordered(output), output, below.lift(projection)):
             total += of(node.value).roundoff(node.step) * _moved(node.value, g)
         total += kept.u * _moved(output.value, below.lift(projection))
     return total

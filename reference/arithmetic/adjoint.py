@@ -203,13 +203,13 @@ class Adjoint(Arithmetic):
     def gradients(self, output: Node, cotangent: Array, variables: list[Node]) -> list[Array]:
         """The vector-Jacobian product: sum over outputs of cotangent times d output / d variable, per variable."""
         wanted = {id(v) for v in variables}
-        found = {id(node): g for node, g in self.sweep(output, cotangent) if id(node) in wanted}
+        found = {id(node): g for node, g in self.sweep(ordered(output), output, cotangent) if id(node) in wanted}
         return [found[id(v)] if id(v) in found else self.below.zeros(v.shape) for v in variables]
 
-    def sweep(self, output: Node, cotangent: Array) -> Iterator[tuple[Node, Array]]:
-        """Every step that the output depends on, last first, with the cotangent that reaches it."""
+    def sweep(self, order: Sequence[Node], output: Node, cotangent: Array) -> Iterator[tuple[Node, Array]]:
+        """Each node that `output` depends on, last first, with its cotangent. `order`: those nodes, operands first."""
         pending: dict[int, Array] = {id(output): cotangent}
-        for node in reversed(_order(output)):
+        for node in reversed(order):
             g = pending.pop(id(node), None)
             if g is None:
                 continue
@@ -227,7 +227,7 @@ def _nothing(g: Array) -> Array:
     return g.xp.zeros(g.shape)
 
 
-def _order(output: Node) -> list[Node]:
+def ordered(output: Node) -> list[Node]:
     """Every node that `output` depends on, operands first."""
     seen: set[int] = set()
     order: list[Node] = []

@@ -156,7 +156,7 @@ class Array:
         return self.xp.apply("pow", other, self)
 
     def __matmul__(self, other: Array) -> Array:
-        return self.xp.matmul(self, other)
+        return (other.xp if other.xp.rank > self.xp.rank else self.xp).matmul(self, other)
 
     def __lt__(self, other: Operand) -> Mask:
         return self.xp.compared("less", self, other)
@@ -181,6 +181,8 @@ class Arithmetic(ABC):
     """A number system that definitions run in: a namespace of the array API over its own arrays."""
 
     __name__: str  # array_namespace compares namespaces by name
+    rank = 0
+    """Where arrays of two arithmetics meet, the step belongs to the higher (complex over real)."""
 
     # What an arithmetic must say of its numbers ----------------------------------------------------------------
 
@@ -272,7 +274,8 @@ class Arithmetic(ABC):
         )
 
     def apply(self, name: str, x: object, y: object) -> Array:
-        return self.binary(name, self.asarray(x), self.asarray(y))
+        x, y = self.asarray(x), self.asarray(y)
+        return (y.xp if y.xp.rank > self.rank else self).binary(name, x, y)
 
     def compared(self, name: str, x: object, y: object) -> Mask:
         return self.compare(name, self.asarray(x), self.asarray(y))

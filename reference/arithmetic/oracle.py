@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from assay.reference.arithmetic.adjoint import Adjoint, Node
+from assay.reference.arithmetic.adjoint import Adjoint
 from assay.reference.arithmetic.array import Arithmetic, Array, Mask, Part, Uncertain
+from assay.reference.arithmetic.complex import ComplexArray, over, paired
 from assay.reference.arithmetic.objects import Ball, enclosure
 
 
@@ -48,6 +49,8 @@ class Enclosure:
 def lift(xp: Arithmetic, value: Any) -> Any:
     """One argument, lifted into an arithmetic if it is a number and left alone if it is a choice."""
     if isinstance(value, np.ndarray):
+        if np.iscomplexobj(value):
+            return over(xp).lift(value)
         return Mask(value) if value.dtype == bool else xp.lift(value)
     return xp.parameter(value) if isinstance(value, float) else value
 
@@ -66,24 +69,39 @@ def differentiate(
     by: Sequence[str],
     taped: Callable[[Arithmetic], Adjoint] = Adjoint,
 ) -> tuple[tuple[Array, ...], dict[str, Array]]:
-    """Outputs, and the vector-Jacobian product with the cotangents for each argument named in `by`."""
+    """Outputs, and the vector-Jacobian product with the cotangents for each argument named in `by`.
+
+    Of complex numbers, both parts count: the gradient of z = x + iy is d/dx + i d/dy of sum Re(conj(cotangent) output).
+    """
     tape = taped(below)
     with below.context():
         lifted = {name: lift(tape, value) for name, value in arguments.items()}
         for name in by:
-            lifted[name] = tape.variable(lifted[name].value)
+            lifted[name] = _each(lifted[name], lambda node: tape.variable(node.value))
+        variables = [node for name in by for node in _reals(lifted[name])]
         outputs = as_tuple(definition(**lifted))
-        total: dict[str, Array] = {}
+        total: list[Array] = []
         for output, cotangent in zip(outputs, cotangents, strict=True):
-            assert isinstance(output, Node)
-            shares = tape.gradients(output, below.lift(cotangent), [lifted[name] for name in by])
-            for name, share in zip(by, shares, strict=True):
-                total[name] = total[name] + share if name in total else share
-    return tuple(o.value for o in outputs), total
+            for node, weight in zip(_reals(output), _reals(lift(below, np.asarray(cotangent))), strict=True):
+                shares = tape.gradients(node, weight, variables)
+                total = [a + b for a, b in zip(total, shares, strict=True)] if total else shares
+        rest = iter(total)
+        found = {name: _each(lifted[name], lambda _: next(rest)) for name in by}
+    return tuple(_each(o, lambda node: node.value) for o in outputs), found
+
+
+def _reals(x: Any) -> tuple[Any, ...]:
+    return (x.real, x.imag) if isinstance(x, ComplexArray) else (x,)
+
+
+def _each(x: Any, function: Callable[[Any], Array]) -> Array:
+    """A function of the real and of the imaginary part, or of what has only one."""
+    return ComplexArray(function(x.real), function(x.imag)) if isinstance(x, ComplexArray) else function(x)
 
 
 def oracle(definition: Definition, arguments: Arguments, bounds: Sequence[Part]) -> tuple[Enclosure, ...]:
-    """The exact outputs, each known to within 1/64 of the bound it will be compared with.
+    """The exact outputs, each known to within 1/64 of the bound it will be compared with. A complex output has a last
+    axis of two, for its real and imaginary part.
 
     Raises: Uncertain if 16,384 bits do not suffice (a definition that branches on a tie, for instance).
     """
@@ -110,7 +128,7 @@ def _sharpened(compute: Callable[[Ball], tuple[Array, ...]], bounds: Sequence[Pa
         try:
             balls = compute(ball)
             with ball.context():
-                known = tuple(Enclosure(*enclosure(b)) for b in balls)
+                known = tuple(Enclosure(*enclosure(paired(b))) for b in balls)
             if all(np.all(k.radius * TIGHTER <= bound) for k, bound in zip(known, bounds, strict=True)):
                 return known
             reason = "the balls stay wider than 1/64 of the bound"

@@ -1,0 +1,118 @@
+"""Normwise bounds, for algorithms that mix all elements before they cancel: element by element they promise nothing.
+
+Each function returns the largest Euclidean or maximum norm (as said) that the error of a right kernel may have, hence
+also the largest error of any of its elements. u is the unit roundoff of the precision, gamma(k) = k u / (1 - k u).
+Underflow is not covered: the numbers are meant to stay well within the range of the format.
+
+Source: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., theorem 24.2 (FFT), theorems 9.3 and 9.4
+(Gaussian elimination), lemma 3.5 (complex arithmetic).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from assay.reference.arithmetic.array import Part
+from assay.reference.arithmetic.formatted import EXTENDED
+from assay.reference.arithmetic.precision import Precision
+
+
+def fft(x: Part, precision: Precision) -> Part:
+    """The 2-norm of the error of the transform along the last axis of x[..., n], n a power of two.
+
+        ||error||_2  <=  t eta / (1 - t eta) ||F x||_2,    t = log2 n,    eta = mu + gamma(4) (sqrt 2 + mu)
+
+    for a fast transform of radix two, or any that does less, with roots of unity exact to within mu = 2 u.
+    Raises: ValueError for other lengths, whose algorithms (Rader's, Bluestein's) have other errors.
+    """
+    n = x.shape[-1]
+    return _transform(n, precision) * np.sqrt(EXTENDED(n)) * _norm(x)
+
+
+def fft_convolve(x: Part, k: Part, precision: Precision) -> Part:
+    """The 2-norm of the error of the circular convolution of x[..., n] and k[..., n] by three transforms.
+
+    With r the relative error of one transform, d = sqrt(2) gamma(2) that of one complex product, |F k| <= ||k||_1, and
+    s = sqrt(n): the product of the spectra is off by at most
+
+        z  =  s (1 + d) (r ||x||_2 ||k||_1 + r ||k||_2 ||x||_1 + r**2 s ||x||_2 ||k||_2) + d s ||x||_2 ||k||_1
+
+    in norm, and the result by (z + (r + u + r u) (s ||x||_2 ||k||_1 + z)) / s.
+    """
+    n = x.shape[-1]
+    r, d, s = _transform(n, precision), np.sqrt(EXTENDED(2)) * gamma(2, precision), np.sqrt(EXTENDED(n))
+    x2, k2, x1, k1 = _norm(x), _norm(k), _sum(x), _sum(k)
+    z = s * (1 + d) * (r * x2 * k1 + r * k2 * x1 + r * r * s * x2 * k2) + d * s * x2 * k1
+    last = r + unit(precision) * (1 + r)
+    return np.asarray((z + last * (s * x2 * k1 + z)) / s)
+
+
+def solve(a: Part, b: Part, precision: Precision) -> Part:
+    """The maximum norm of the error of the solution of a[n, n] x = b[n] by elimination with partial pivoting.
+
+        (a + e) x' = b,   |e| <= gamma(3 n) |L| |U|   =>   ||x' - x||  <=  c / (1 - c) ||x||,
+        c  =  gamma(3 n) || |a**-1| P' |L| |U| ||
+
+    in the maximum norm; infinite where c >= 1. L and U are the factors of an elimination in extended precision: the
+    growth of a kernel's own factors is assumed to be that of these, which a tie between pivots could change. The bound
+    is loose for large n: seen, errors of 0.002 of it at n = 8 and of 1e-5 at n = 48.
+    """
+    a, b = a.astype(EXTENDED), b.astype(EXTENDED)
+    n = len(a)
+    with np.errstate(all="ignore"):
+        growth, inverse = _eliminated(a)
+    c = gamma(3 * n, precision) * (np.abs(inverse) @ growth).sum(axis=-1).max(initial=0)
+    return np.asarray(c / (1 - c) * np.abs(inverse @ b).max(initial=0) if c < 1 else np.inf)
+
+
+def unit(precision: Precision) -> float:
+    return precision.working.u * precision.spacings
+
+
+def gamma(k: int, precision: Precision) -> np.longdouble:
+    ku = EXTENDED(k * unit(precision))
+    return ku / (1 - ku) if ku < 1 else EXTENDED(np.inf)
+
+
+def _transform(n: int, precision: Precision) -> np.longdouble:
+    """The relative error of one transform."""
+    t = n.bit_length() - 1
+    if n != 1 << t:
+        raise ValueError(f"the length must be a power of two, not {n}")
+    mu = EXTENDED(2 * unit(precision))
+    eta = t * (mu + gamma(4, precision) * (np.sqrt(EXTENDED(2)) + mu))
+    return eta / (1 - eta) if eta < 1 else EXTENDED(np.inf)
+
+
+def _sum(x: Part) -> Part:
+    return np.asarray(_wide(x).sum(axis=-1))
+
+
+def _norm(x: Part) -> Part:
+    return np.asarray(np.sqrt((_wide(x) ** 2).sum(axis=-1)))
+
+
+def _wide(x: Part) -> Part:
+    return np.abs(x.astype(np.clongdouble if np.iscomplexobj(x) else EXTENDED))
+
+
+def _eliminated(a: Part) -> tuple[Part, Part]:
+    """P' |L| |U| and the inverse of a[n, n], in extended precision, pivots chosen by size."""
+    n = len(a)
+    work, lower, order = (
+        np.concatenate([a, np.eye(n, dtype=EXTENDED)], axis=1),
+        np.zeros((n, n), EXTENDED),
+        np.arange(n),
+    )
+    for k in range(n):
+        p = k + int(np.argmax(np.abs(work[k:, k])))
+        work[[k, p]], lower[[k, p]], order[[k, p]] = work[[p, k]], lower[[p, k]], order[[p, k]]
+        lower[k + 1 :, k] = work[k + 1 :, k] / work[k, k]
+        work[k + 1 :] -= lower[k + 1 :, k : k + 1] * work[k]
+    lower += np.eye(n, dtype=EXTENDED)
+    growth = np.empty((n, n), EXTENDED)
+    growth[order] = np.abs(lower) @ np.abs(np.triu(work[:, :n]))
+    inverse = work[:, n:].copy()
+    for k in reversed(range(n)):
+        inverse[k] = (inverse[k] - work[k, k + 1 : n] @ inverse[k + 1 :]) / work[k, k]
+    return growth, inverse
