@@ -58,7 +58,9 @@ def infer(operator: Operator, trials: Sequence[Trial]) -> Inferred | None:
     candidates: list[tuple[float, bool, int, str, str]] = []
     for form, text in operator.texts.items():
         for precision in (p.name for p in published(dtype)):
-            tightness = float(np.mean([_size(bound_of(text, t.case.arguments, precision, dtype, t.case.regime)) for t in sample]))
+            tightness = float(
+                np.mean([_size(bound_of(text, t.case.arguments, precision, dtype, t.case.regime)) for t in sample])
+            )
             candidates.append((round(tightness, 6), precision != natural(dtype).name, len(candidates), form, precision))
     trials = sorted(trials, key=lambda t: -t.headroom)  # what rejects a candidate is met early
     for *_, form, precision in sorted(candidates):
