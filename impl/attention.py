@@ -1,7 +1,7 @@
 """Softmax attention in torch, for CPU and CUDA, differentiable in q, k and v.
 
-`softmax_attention` hands over to torch's own kernels what these are documented to do, and sees to the rest: rows that see
-nothing, keys that nobody sees, the log of the sum. `softmax_attention_plain` is the formula in plain operations.
+`softmax_attention` hands over to torch's own kernels what these are documented to do, and sees to the rest: rows that
+see nothing, keys that nobody sees, the log of the sum. `softmax_attention_plain` is the formula in plain operations.
 
 Axes: b batch, h query head, g key head (g divides h), t query position, s key position, d channel, e value channel.
 

@@ -41,7 +41,7 @@ def _structure(draw: Callable[[Any], Any], sizes: Sizes, supports: Callable[[str
 def _mask(kind: str, seed: int, shape: tuple[int, ...]) -> Values:
     """Numbers are of few bits, so that any dtype holds them."""
     random = np.random.default_rng(seed)
-    b, h, t, s = shape
+    b, _, _, s = shape
     if kind == "boolean":
         return random.random(shape) < random.choice((0.1, 0.5, 0.9))
     if kind == "padding":
@@ -398,7 +398,7 @@ SOFTMAX_ATTENTION = Operator(
         Property("bias_shifts_rows", "a bias that is the same for a whole row changes nothing", _bias_shift, ("mask",)),
         Property("keys_permute", "keys, values and mask columns in another order change nothing", _keys_permute),
         Property("queries_permute", "queries and mask rows in another order permute o", _queries_permute),
-        Property("hidden_keys_are_unseen", "whatever a hidden key holds, o keeps its bits", _hidden_key),
+        Property("hidden_keys_are_unseen", "whatever a hidden key holds, o keeps its bits", _hidden_key, ("mask",)),
         Property("future_is_unseen", "whatever later keys hold, o keeps its bits", _future, ("causal",)),
         Property("padding_may_be_nan", "a NaN in keys that no query sees has no effect", _padding_is_nan, ("mask",)),
         Property("one_key_gives_its_value", "s = 1: o = v", _one_key),

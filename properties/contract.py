@@ -116,8 +116,8 @@ class Operator:
     forms: Mapping[str, Definition] = field(default_factory=dict)
     """Other texts of the same function, by name. Without any, the definition's own text is the one form."""
     backward: Definition | None = None
-    """The gradients as kernels write them, (cotangents, *inputs, **keywords) -> one for each Tensor. They are bounded by
-    the looser of this text and the derivative of the form."""
+    """The gradients as kernels write them, (cotangents, *inputs, **keywords) -> one for each Tensor. They are bounded
+    by the looser of this text and the derivative of the form."""
     slips: Mapping[str, Definition] = field(default_factory=dict)
     """Named mistakes, each a definition of what a kernel that makes it computes."""
     properties: tuple[Property, ...] = ()

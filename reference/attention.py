@@ -8,8 +8,8 @@ query head number n attends to key head number n // (h / g).
 
 A query that sees no key returns 0, and its lse is minus infinity; no gradient passes through it.
 
-Source: A. Vaswani et al., Attention Is All You Need, arXiv:1706.03762v7, equation 1; heads in groups: J. Ainslie et al.,
-GQA, arXiv:2305.13245; online: M. Milakov and N. Gimelshein, arXiv:1805.02867; backward: T. Dao et al., FlashAttention,
+Source: A. Vaswani et al., Attention Is All You Need, arXiv:1706.03762v7, equation 1. Heads in groups: J. Ainslie et al.,
+GQA, arXiv:2305.13245. Online: M. Milakov and N. Gimelshein, arXiv:1805.02867. Backward: T. Dao et al., FlashAttention,
 arXiv:2205.14135, algorithm 4.
 """
 
@@ -98,7 +98,6 @@ def online(q: Any, k: Any, v: Any, *, scale: Any = None, return_lse: bool = Fals
     since a weight of 1, which costs nothing, is not 1 in a block with a greater score further on. So a weight here is
     taken as in a block whose maximum is greater, by one at most, and is then rescaled as with blocks of one key.
     """
-    xp = array_namespace(q)
     s, visible = _scores_either(q, k, scale=scale, **masks)
     if not k.shape[-2]:
         return _nothing(q, v, return_lse)
@@ -286,7 +285,7 @@ def _rescaled(s: Any, visible: Any, log2: bool = False) -> Any:
     def exp(x: Any) -> Any:
         return xp.exp(unit * x if log2 else x)
 
-    running, known = reach, 1
+    running, known = xp.max(xp.expand_dims(reach, axis=-1), axis=-1), 1  # a shift from the first key on
     while known < s.shape[-1]:  # the maximum of the last 1, 2, 4, ... keys
         before = xp.concat([running[..., :known], running[..., :-known]], axis=-1)
         running, known = xp.max(xp.stack([running, before], axis=-1), axis=-1), 2 * known

@@ -1,4 +1,4 @@
-"""torch: `torch.nn.functional.scaled_dot_product_attention`, each backend by itself, and `flex_attention`, not compiled.
+"""torch: `nn.functional.scaled_dot_product_attention`, each backend by itself, and `flex_attention`, not compiled.
 
 `is_causal` is aligned top-left; it excludes `attn_mask`. A mask of numbers has the dtype of the query. A backend that
 cannot run on what it is given raises a RuntimeError that names it: not covered.
@@ -87,7 +87,7 @@ def flex(
     scale: float | None = None,
     return_lse: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """`flex_attention` with a score_mod, which has no backward on the CPU; the log of the sum as it returns it, in the dtype of q."""
+    """`flex_attention` with a score_mod; no backward on the CPU. Its log of the sum is cast to the dtype of q."""
     import torch
     from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
