@@ -145,9 +145,14 @@ def attention(
     causal: bool = False,
     scale: float | None = None,
 ) -> torch.Tensor:
-    """Attention of opset 23 in the reference evaluator; `is_causal` is aligned top-left, as the standard says."""
+    """Attention of opset 23 in the reference evaluator; `is_causal` is aligned top-left, as the standard says.
+
+    The standard multiplies Q and K by the square root of `scale`, which therefore is not negative.
+    """
     import torch
 
+    if scale is not None and scale < 0:
+        raise NotImplementedError("takes the square root of the scale")
     dtype, kind, feeds_ = attention_feeds(q, k, v, mask)
     (y,) = _attention_evaluator(dtype, kind, causal, scale).run(None, feeds_)
     if q.dtype == torch.bfloat16:

@@ -241,10 +241,10 @@ def _added(mask: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor | None:
         return None
     if mask.dtype == torch.bool:
         return torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, torch.finfo(q.dtype).min)
-    return mask.to(q.dtype)
+    return mask.to(q.dtype).clamp(min=torch.finfo(q.dtype).min)
 
 
-@kernel("softmax_attention", dtypes=ALL, requires=("transformers",))
+@kernel("softmax_attention", conventions={"unseeing": "mean"}, dtypes=ALL, requires=("transformers",))
 def eager_attention(
     q: torch.Tensor,
     k: torch.Tensor,
