@@ -169,7 +169,7 @@ def _denominator_without_last_key(q: Any, k: Any, v: Any, **rest: Any) -> Any:
 
 
 def _arrays(trial: Trial) -> tuple[Values, Values, Values]:
-    return tuple(trial.case.arguments[name] for name in "qkv")  # type: ignore[return-value]
+    return tuple(trial.case.arguments[name] for name in "qkv")
 
 
 def visible(trial: Trial) -> Values:
@@ -302,7 +302,7 @@ def _future(trial: Trial) -> Array | None:
 
 def _padding_is_nan(trial: Trial) -> Array | None:
     """Keys that no query of their batch sees."""
-    unseen = ~visible(trial).any(axis=(1, 2))
+    unseen = np.asarray(~visible(trial).any(axis=(1, 2)))
     if not unseen.any():
         return None
     return _unmoved(trial, _replaced(trial, unseen, np.nan, np.nan), np.ones(trial.exact[0].shape[:-1], dtype=bool))

@@ -61,7 +61,7 @@ class Real:
         value = arguments.get(self.name, self.default)
         if value is None and self.implied is not None:
             return self.implied(arguments)
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
 
     def draw(self, random: np.random.Generator) -> float:
         return float(random.uniform(self.low, self.high))

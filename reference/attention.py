@@ -304,7 +304,7 @@ def _rescaled(s: Any, visible: Any, log2: bool = False) -> Any:
     m_j is the maximum up to key j, m that of the row, M_j the lesser of m and m_j + 1.
     """
     xp = array_namespace(s)
-    unit = xp.log(xp.asarray(2, dtype=s.dtype)) if log2 else None
+    unit = xp.log(xp.asarray(2, dtype=s.dtype))
     s = s * (1 / unit) if log2 else s
     reach = s if visible is None else xp.where(visible, s, -xp.max(xp.abs(s), axis=-1, keepdims=True))
 

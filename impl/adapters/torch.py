@@ -107,4 +107,4 @@ def flex(
             q, k, v, score_mod=score_mod, scale=scale, enable_gqa=gqa, return_aux=AuxRequest(lse=True)
         )
     out, aux = returned
-    return (out, aux.lse.to(q.dtype)) if return_lse else out
+    return (out, aux.lse.to(q.dtype)) if return_lse and aux.lse is not None else out
