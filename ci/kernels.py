@@ -84,7 +84,7 @@ def known_kernels() -> tuple[list[Known], dict[str, str]]:
             left_out[short] = f"{short.partition('.')[0]} is not installed"
             continue
         module = importlib.import_module(module_name)
-        for kernel in kernels_in(module, {}, module_name, prefix=short):
+        for kernel in kernels_in(module, OPERATORS, module_name, prefix=short, offered=True):
             missing = [p for p in kernel.claims.requires if not _installed(p)]
             if missing:
                 left_out[kernel.name] = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
@@ -113,12 +113,19 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def kernels_in(module: ModuleType, operators: Mapping[str, Operator], place: str, *, prefix: str) -> list[Known]:
-    """Every decorated function that is defined in a module, in the order in which it stands there."""
+def kernels_in(
+    module: ModuleType, operators: Mapping[str, Operator], place: str, *, prefix: str, offered: bool = False
+) -> list[Known]:
+    """Every decorated function that is defined in a module, in the order in which it stands there.
+
+    `offered`: only those whose operator is among `operators`; otherwise one of an unknown operator is an error.
+    """
     out = []
     for name, value in vars(module).items():
         claims = claims_of(value)
         if claims is None or getattr(value, "__module__", None) != module.__name__:
+            continue
+        if offered and claims.operator not in operators:
             continue
         operator = operator_named(claims.operator, operators)
         out.append(Known(f"{prefix}:{name}", operator, value, claims, f"{place}:{name}"))

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from assay.properties.contract import Operator, Property, Real, Sizes, Structure, Tensor
-from assay.properties.drawing import Values
+from assay.properties.drawing import Values, place
 from assay.properties.trial import Trial
 from assay.reference import attention as reference
 from assay.reference.arithmetic.array import Array
@@ -139,7 +139,9 @@ def _softmax_over_queries(q: Any, k: Any, v: Any, **rest: Any) -> Any:
     h, g = q.shape[1], k.shape[1]
     k, v = (xp.stack([x[:, n * g // h] for n in range(h)], axis=1) for x in (k, v))
     lse = rest.pop("return_lse", False)
-    s, visible = reference.scores(q, k, **{"mask": None, "causal": False, "alignment": "bottom-right", **rest})
+    s, visible = reference.scores(
+        q, k, **{"mask": None, "causal": False, "alignment": "bottom-right", "scale": None, **rest}
+    )
     s, visible = xp.matrix_transpose(s), None if visible is None else xp.matrix_transpose(visible)
     w = reference.weights(s, reference.shift_of(s, visible), visible)
     total = reference.or_one(xp.sum(w, axis=-1, keepdims=True), visible)
@@ -196,6 +198,8 @@ def visible(trial: Trial) -> Values:
     if trial.case.arguments.get("causal"):
         ahead = s - t if trial.case.arguments.get("alignment", "bottom-right") == "bottom-right" else 0
         seen &= np.arange(s) <= np.arange(t)[:, None] + ahead
+    if trial.case.arguments.get("unseeing") == "mean":
+        seen |= ~seen.any(axis=-1, keepdims=True)
     return seen
 
 
@@ -277,13 +281,13 @@ def _queries_permute(trial: Trial) -> Array | None:
 
 
 def _replaced(trial: Trial, places: Values, key: float, value: float) -> dict[str, Values]:
-    """k and v with other numbers at places[b, s]."""
-    _, k, v = _arrays(trial)
-    at = places[:, None, :, None]
-    return {
-        "k": np.where(at, np.asarray(key, k.dtype), k),
-        "v": np.where(at, np.asarray(value, v.dtype), v),
-    }
+    """k and v with other numbers at places[b, s], lying in memory as before."""
+    out = {}
+    for name, number in (("k", key), ("v", value)):
+        x = trial.case.arguments[name]
+        changed = np.where(places[:, None, :, None], np.asarray(number, x.dtype), x)
+        out[name] = place(changed, trial.case.memory.get(name, "contiguous"))
+    return out
 
 
 def _hidden_key(trial: Trial) -> Array | None:
@@ -294,7 +298,7 @@ def _hidden_key(trial: Trial) -> Array | None:
         return None
     j = candidates[trial.case.seed % candidates.size]
     places = np.broadcast_to(np.arange(hidden.shape[-1]) == j, (hidden.shape[0], hidden.shape[-1]))
-    return _unmoved(trial, _replaced(trial, places, 8.0, 4096.0), hidden[..., j])
+    return _unmoved(trial, _replaced(trial, places, 0.5, 64.0), hidden[..., j])
 
 
 def _future(trial: Trial) -> Array | None:
@@ -307,7 +311,7 @@ def _future(trial: Trial) -> Array | None:
         return None
     changed = np.asarray(np.arange(s) > trial.case.seed % (s - 1))
     places = np.broadcast_to(changed, (seen.shape[0], s))
-    return _unmoved(trial, _replaced(trial, places, -8.0, 4096.0), ~(seen & changed).any(axis=-1))
+    return _unmoved(trial, _replaced(trial, places, -0.5, 64.0), ~(seen & changed).any(axis=-1))
 
 
 def _padding_is_nan(trial: Trial) -> Array | None:
@@ -320,6 +324,7 @@ def _padding_is_nan(trial: Trial) -> Array | None:
 
 def _unmoved(trial: Trial, changes: dict[str, Values], rows: Values) -> Array | None:
     """1 where a number of the rows [b, h, t] is not the same bit for bit (any NaN is), 0 elsewhere."""
+    rows = rows & np.isfinite(trial.bound[0]).all(axis=-1)  # where a score overflows, nothing is demanded
     if not rows.any():
         return None
     before, after = trial.answer().outputs[0], trial.outputs(**changes)[0]
@@ -384,7 +389,7 @@ SOFTMAX_ATTENTION = Operator(
     definition=reference.softmax_attention,
     inputs=(Tensor("q", "b h t d"), Tensor("k", "b g s d"), Tensor("v", "b g s e")),
     parameters=(Real("scale", default=None, low=-2, high=2, implied=lambda a: a["q"].shape[-1] ** -0.5),),
-    conventions={"alignment": reference.ALIGNMENTS},
+    conventions={"alignment": reference.ALIGNMENTS, "unseeing": reference.UNSEEING},
     forms={"shifted": reference.shifted, "online": reference.online, "naive": reference.naive},
     backward=reference.backward,
     slips={
@@ -413,7 +418,7 @@ SOFTMAX_ATTENTION = Operator(
         Property("bias_shifts_rows", "a bias that is the same for a whole row changes nothing", _bias_shift, ("mask",)),
         Property("keys_permute", "keys, values and mask columns in another order change nothing", _keys_permute),
         Property("queries_permute", "queries and mask rows in another order permute o", _queries_permute),
-        Property("hidden_keys_are_unseen", "whatever a hidden key holds, o keeps its bits", _hidden_key),
+        Property("hidden_keys_are_unseen", "whatever a hidden key holds, o keeps its bits", _hidden_key, ("mask",)),
         Property("future_is_unseen", "whatever later keys hold, o keeps its bits", _future, ("causal",)),
         Property("padding_may_be_nan", "a NaN in keys that no query sees has no effect", _padding_is_nan, ("mask",)),
         Property("one_key_gives_its_value", "s = 1: o = v", _one_key),

@@ -8,8 +8,8 @@ query head number n attends to key head number n // (h / g).
 
 A query that sees no key returns 0, and its lse is minus infinity; no gradient passes through it.
 
-Source: A. Vaswani et al., Attention Is All You Need, arXiv:1706.03762v7, equation 1; heads in groups: J. Ainslie et
-al., GQA, arXiv:2305.13245; online: M. Milakov and N. Gimelshein, arXiv:1805.02867; backward: T. Dao et al.,
+Source: A. Vaswani et al., Attention Is All You Need, arXiv:1706.03762v7, equation 1. Heads in groups: J. Ainslie et
+al., GQA, arXiv:2305.13245. Online: M. Milakov and N. Gimelshein, arXiv:1805.02867. Backward: T. Dao et al.,
 FlashAttention, arXiv:2205.14135, algorithm 4.
 """
 
@@ -23,6 +23,7 @@ from assay.reference.arithmetic.array import Mask, either, store
 
 
 ALIGNMENTS = ("bottom-right", "top-left")
+UNSEEING = ("zero", "mean")
 
 
 def softmax_attention(
@@ -35,12 +36,14 @@ def softmax_attention(
     alignment: str = "bottom-right",
     scale: Any = None,
     return_lse: bool = False,
+    unseeing: str = "zero",
 ) -> Any:
     """out[b, h, t, e] of q[b, h, t, d], k[b, g, s, d], v[b, g, s, e]; with `return_lse` also lse[b, h, t].
 
     `mask`, broadcast to [b, h, t, s]: boolean, True where key j is visible; or numbers, added to the scores after the
     scale, where minus infinity hides a key. `causal`: query i sees the keys j <= i + s - t ("bottom-right"
-    `alignment`) or j <= i ("top-left"). `scale` is any finite number; None means d**(-1/2).
+    `alignment`) or j <= i ("top-left"). `scale` is any finite number; None means d**(-1/2). `unseeing` says what a
+    query that sees no key returns: 0, or the mean of all values, as where hidden scores become one finite number.
 
     Error: none in exact arithmetic; over balls the result is an enclosure, and minus infinity is exact.
     Raises: ValueError for an unknown alignment, or a number of key heads that does not divide that of query heads.
@@ -51,7 +54,7 @@ def softmax_attention(
     [[[[2.0]]]]
     """
     xp = array_namespace(q)
-    s, visible = scores(q, k, mask, causal, alignment, scale)
+    s, visible = scores(q, k, mask, causal, alignment, scale, unseeing)
     if not k.shape[-2]:
         return _nothing(q, v, return_lse)
     m = shift_of(s, visible)
@@ -188,11 +191,22 @@ def scale_of(q: Any, scale: Any) -> Any:
     return scale
 
 
-def scores(q: Any, k: Any, mask: Any, causal: bool, alignment: str, scale: Any, way: str = "scores") -> tuple[Any, Any]:
+def scores(
+    q: Any,
+    k: Any,
+    mask: Any,
+    causal: bool,
+    alignment: str,
+    scale: Any,
+    unseeing: str = "zero",
+    way: str = "scores",
+) -> tuple[Any, Any]:
     """Scores and visibility (None: everything is visible), both [b, g, (h/g) t, s]; a hidden score is 0."""
     xp = array_namespace(q)
     if alignment not in ALIGNMENTS:
         raise ValueError(f"alignment must be one of {', '.join(ALIGNMENTS)}, not {alignment!r}")
+    if unseeing not in UNSEEING:
+        raise ValueError(f"unseeing must be one of {', '.join(UNSEEING)}, not {unseeing!r}")
     shape = (*q.shape[:-1], k.shape[-2])
     queries, keys = folded(q, k), xp.matrix_transpose(k)
     c = scale_of(q, scale)
@@ -220,19 +234,31 @@ def scores(q: Any, k: Any, mask: Any, causal: bool, alignment: str, scale: Any, 
     if visible is not None:
         visible = _folded_mask(xp, visible, shape, k.shape[1])
         s = xp.where(visible, s, xp.zeros_like(s) if way == "scores" else 0 * s)
+        if unseeing == "mean":
+            visible = visible | ~_some(s[..., :1], visible)
     return s, visible
 
 
 def _scores_either(
-    q: Any, k: Any, *, mask: Any = None, causal: bool = False, alignment: str = "bottom-right", scale: Any = None
+    q: Any,
+    k: Any,
+    *,
+    mask: Any = None,
+    causal: bool = False,
+    alignment: str = "bottom-right",
+    scale: Any = None,
+    unseeing: str = "zero",
 ) -> tuple[Any, Any]:
     """Scores as kernels compute them: the scale on the scores, on the query, or its square root on both.
 
     Hidden scores are replaced, or minus infinity is added to them: then one that overflows makes its row a NaN.
     """
-    ways = {w: (lambda w=w: scores(q, k, mask, causal, alignment, scale, w)) for w in ("scores", "query", "halves")}
-    first, visible = ways["scores"]()
-    return either(q, lambda: first, lambda: ways["query"]()[0], lambda: ways["halves"]()[0]), visible
+
+    def in_way(way: str) -> tuple[Any, Any]:
+        return scores(q, k, mask, causal, alignment, scale, unseeing, way)
+
+    first, visible = in_way("scores")
+    return either(q, lambda: first, lambda: in_way("query")[0], lambda: in_way("halves")[0]), visible
 
 
 def _folded_mask(xp: Any, visible: Any, shape: tuple[int, ...], g: int) -> Any:
@@ -285,7 +311,7 @@ def _rescaled(s: Any, visible: Any, log2: bool = False) -> Any:
     def exp(x: Any) -> Any:
         return xp.exp(unit * x if log2 else x)
 
-    running, known = xp.max(reach[..., None], axis=-1), 1  # a shift: no derivative passes
+    running, known = xp.max(xp.expand_dims(reach, axis=-1), axis=-1), 1  # a shift from the first key on
     while known < s.shape[-1]:  # the maximum of the last 1, 2, 4, ... keys
         before = xp.concat([running[..., :known], running[..., :-known]], axis=-1)
         running, known = xp.max(xp.stack([running, before], axis=-1), axis=-1), 2 * known

@@ -183,9 +183,11 @@ class Flash(torch.autograd.Function):
         scores = wide[0] @ wide[1].mT * c
         if causal:
             scores = scores.masked_fill(hidden(*scores.shape[-2:]), -torch.inf)
-        lse = scores.logsumexp(dim=-1, keepdim=True)
-        weights = (scores - lse.masked_fill(lse == -torch.inf, 0)).exp()
-        out = (weights.to(v.dtype).float() @ wide[2]).to(q.dtype)
+        top = scores.amax(dim=-1, keepdim=True)
+        weights = (scores - top.masked_fill(top == -torch.inf, 0)).exp()
+        total = weights.sum(dim=-1, keepdim=True)
+        out = divided(weights.to(v.dtype).float() @ wide[2], total).to(q.dtype)
+        lse = top + total.log()
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.causal, ctx.c = causal, c
         return out

@@ -81,3 +81,80 @@ def reference_evaluator(
     if x.dtype == torch.bfloat16:
         y = y.view("int16")
     return torch.from_numpy(y).view(x.dtype).reshape(x.shape)
+
+
+# Attention ---------------------------------------------------------------------------------------------------------
+
+
+def attention_model(dtype: str, mask: str, *, causal: bool, scale: float | None) -> Any:
+    """One node, Q, K, V and, if `mask` names its type, attn_mask -> Y."""
+    from onnx import TensorProto, helper
+
+    types = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
+    types["bool"] = TensorProto.BOOL
+    axes = {
+        "Q": ["b", "h", "t", "d"],
+        "K": ["b", "g", "s", "d"],
+        "V": ["b", "g", "s", "e"],
+        "M": ["b1", "h1", "t", "s"],
+    }
+    names = ["Q", "K", "V", "M"][: 4 if mask else 3]
+    attributes: dict[str, Any] = {"is_causal": int(causal)} | ({} if scale is None else {"scale": scale})
+    node = helper.make_node("Attention", names, ["Y"], **attributes)
+    kinds = [types[mask if n == "M" else dtype] for n in names]
+    inputs = [helper.make_tensor_value_info(n, kind, axes[n]) for n, kind in zip(names, kinds, strict=True)]
+    output = helper.make_tensor_value_info("Y", types[dtype], ["b", "h", "t", "e"])
+    graph = helper.make_graph([node], "attention", inputs, [output])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+
+
+def attention_feeds(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[str, str, dict[str, np.ndarray[Any, Any]]]:
+    """The types of the numbers and of the mask ("" for none), and the inputs by name."""
+    import torch
+
+    given = {"Q": q, "K": k, "V": v}
+    if mask is not None:
+        full = mask.expand(*mask.shape[:2], q.shape[-2], k.shape[-2])
+        given["M"] = full.contiguous() if mask.dtype == torch.bool else full.to(q.dtype).contiguous()
+    kind = "" if mask is None else str(given["M"].dtype).removeprefix("torch.")
+    return str(q.dtype).removeprefix("torch."), kind, {n: _array(x.contiguous()) for n, x in given.items()}
+
+
+@lru_cache(maxsize=256)
+def _attention_evaluator(dtype: str, mask: str, causal: bool, scale: float | None) -> Any:
+    from onnx.reference import ReferenceEvaluator
+
+    return ReferenceEvaluator(attention_model(dtype, mask, causal=causal, scale=scale))
+
+
+@kernel(
+    "softmax_attention",
+    conventions={"alignment": "top-left"},
+    dtypes=("float32", "bfloat16", "float16"),
+    requires=("onnx",),
+    backward="none",
+)
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    mask: torch.Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Attention of opset 23 in the reference evaluator; `is_causal` is aligned top-left, as the standard says.
+
+    The standard multiplies Q and K by the square root of `scale`, which therefore is not negative.
+    """
+    import torch
+
+    if scale is not None and scale < 0:
+        raise NotImplementedError("takes the square root of the scale")
+    dtype, kind, feeds_ = attention_feeds(q, k, v, mask)
+    (y,) = _attention_evaluator(dtype, kind, causal, scale).run(None, feeds_)
+    if q.dtype == torch.bfloat16:
+        y = y.view("int16")
+    return torch.from_numpy(y).view(q.dtype)

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from assay.impl.adapters._inputs import four_axes
-from assay.impl.adapters.onnx import feeds, model
+from assay.impl.adapters.onnx import attention_feeds, attention_model, feeds, model
 from assay.impl.kernel import kernel
 
 
@@ -74,3 +74,39 @@ def microsoft(
 ) -> torch.Tensor:
     """`com.microsoft` RotaryEmbedding."""
     return _run("com.microsoft", x, position, base, layout, rotary_dim)
+
+
+@lru_cache(maxsize=256)
+def _attention_session(dtype: str, mask: str, causal: bool, scale: float | None) -> Any:
+    from onnxruntime import InferenceSession, SessionOptions
+
+    options = SessionOptions()
+    options.log_severity_level = 4  # what it refuses it also raises
+    proto = attention_model(dtype, mask, causal=causal, scale=scale)
+    return InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@kernel(
+    "softmax_attention",
+    conventions={"alignment": "top-left"},
+    dtypes=DTYPES,
+    requires=("onnxruntime", "onnx"),
+    backward="none",
+)
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    mask: torch.Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """`ai.onnx` Attention, opset 23: scale > 0; `is_causal` is aligned top-left."""
+    import torch
+
+    if scale is not None and scale <= 0:
+        raise NotImplementedError("takes a positive scale only")
+    dtype, kind, given = attention_feeds(q, k, v, mask)
+    (y,) = _attention_session(dtype, kind, causal, scale).run(None, given)
+    return torch.from_numpy(y)

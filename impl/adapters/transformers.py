@@ -219,3 +219,64 @@ def roformer(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     sinusoidal = embedding(q.shape[1:3], position_ids=position)[None, None]
     attention = _modeling("roformer").RoFormerSelfAttention
     return attention.apply_rotary_position_embeddings(sinusoidal, q, q)[0].reshape(x.shape)
+
+
+# Attention ---------------------------------------------------------------------------------------------------------
+
+
+class _Layer:
+    """What the attention functions read from the layer that calls them."""
+
+    training = False
+
+    def __init__(self, groups: int) -> None:
+        self.num_key_value_groups = groups
+
+
+def _added(mask: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor | None:
+    """The mask as models with eager attention make it: numbers in the dtype of the query, the least for hidden keys."""
+    import torch
+
+    if mask is None:
+        return None
+    if mask.dtype == torch.bool:
+        return torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, torch.finfo(q.dtype).min)
+    return mask.to(q.dtype).clamp(min=torch.finfo(q.dtype).min)
+
+
+@kernel("softmax_attention", conventions={"unseeing": "mean"}, dtypes=ALL, requires=("transformers",))
+def eager_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    mask: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """`eager_attention_forward` of Llama, as most models have it."""
+    groups = q.shape[1] // k.shape[1]
+    scaling = q.shape[-1] ** -0.5 if scale is None else scale
+    attend = _modeling("llama").eager_attention_forward
+    return attend(_Layer(groups), q, k, v, _added(mask, q), scaling=scaling)[0].transpose(1, 2)
+
+
+@kernel("softmax_attention", conventions={"alignment": "top-left"}, dtypes=ALL, requires=("transformers",))
+def sdpa_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    mask: torch.Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """`sdpa_attention_forward`. One query is a decoding step there and sees every key: `causal` is passed for more."""
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if causal and (mask is not None or q.shape[-2] == 1):
+        raise NotImplementedError("is_causal holds without a mask, for more than one query")
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(q.dtype)
+    layer = _Layer(q.shape[1] // k.shape[1])
+    return sdpa_attention_forward(layer, q, k, v, mask, scaling=scale, is_causal=causal)[0].transpose(1, 2)

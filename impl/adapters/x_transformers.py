@@ -43,3 +43,23 @@ def apply_rotary_pos_emb(
 
     angles, scale = _module(rotated_dim(x, rotary_dim), base, x.device)(position)
     return apply(four_axes(x), angles, scale * attention_factor).reshape(x.shape)
+
+
+@kernel("softmax_attention", dtypes=("float64", "float32", "bfloat16", "float16"), requires=("x-transformers",))
+def attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    mask: torch.Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """`Attend(scale=, causal=)(q, k, v, mask=, attn_bias=)`, without flash; `causal` wants t = s or one query."""
+    import torch
+    from x_transformers.attend import Attend
+
+    boolean = mask is not None and mask.dtype == torch.bool
+    bias = None if mask is None or boolean else mask.expand(*q.shape[:-1], k.shape[-2]).to(q.dtype)
+    module = Attend(scale=scale, causal=causal, heads=q.shape[1])
+    return module(q, k, v, mask=mask if boolean else None, attn_bias=bias)[0]

@@ -26,6 +26,7 @@ arguments = st.fixed_dictionaries(
         "mask": st.sampled_from((None, "boolean", "bias")),
         "causal": st.booleans(),
         "alignment": st.sampled_from(reference.ALIGNMENTS),
+        "unseeing": st.sampled_from(reference.UNSEEING),
         "scale": st.sampled_from((None, 0.0, -0.7, 1.3)),
         "return_lse": st.booleans(),
     }
