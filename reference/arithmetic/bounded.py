@@ -246,8 +246,8 @@ class Bounded(Formatted):
         return type(self)(replace(self.precision, flushes=True))
 
     def matmul(self, x: Array, y: Array) -> Array:
-        """As products and sums, and flushed: matrix libraries treat subnormal numbers as zero, whatever the mode of
-        the processor (seen: a gradient of 1e-40 by torch on the CPU)."""
+        """As products and sums, and flushed: matrix libraries may treat subnormal numbers as zero, whatever the mode
+        of the processor (seen once: torch on the CPU lost 1e-40 in a gradient)."""
         if self.precision.flushes:
             return super().matmul(x, y)
         flushed = []
