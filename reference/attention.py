@@ -119,7 +119,7 @@ def backward(
         dV = P^T dO,   dP = dO V^T,   D_i = <dO_i, O_i> - dlse_i,   dS = P * (dP - D),   dQ = c dS K,   dK = c dS^T Q
 
     P is exp(s - lse), or weights divided by their sum; D comes from the output as it was returned, or from P and dP;
-    P and dS are stored as weights are. The heads of a group are summed in the product, or one output for each.
+    P, dP and dS are stored as weights are. The heads of a group are summed in the product, or one output for each.
     """
     xp = array_namespace(q)
     s, visible = _scores_either(q, k, scale=scale, **masks)
@@ -130,7 +130,7 @@ def backward(
     total = or_one(xp.sum(w, axis=-1, keepdims=True), visible)
     p = either(s, lambda: w / total, lambda: weights(s, m + xp.log(total), visible))
     do = folded(cotangents[0], k)
-    dp = do @ xp.matrix_transpose(v)
+    dp = store(do @ xp.matrix_transpose(v), "weights")
     out = store(either(s, lambda: store(w, "weights") @ v / total, lambda: store(w / total, "weights") @ v), "output")
     delta = either(
         s,
