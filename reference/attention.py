@@ -139,7 +139,11 @@ def backward(
     )
     if return_lse:
         delta = delta - folded(cotangents[1][..., None], k)
-    ds = store(p * (dp - delta), "weights")
+    ds = p * (dp - delta)
+    seen = visibility(q, k, masks.get("mask"), masks.get("causal", False), masks.get("alignment", ALIGNMENTS[0]))[0]
+    if seen is not None:  # a score that was replaced passes nothing on, though its weight may not be 0
+        ds = xp.where(seen, ds, xp.zeros_like(ds))
+    ds = store(ds, "weights")
     c, queries = scale_of(q, scale), folded(q, k)
     dq = either(s, lambda: c * (ds @ k), lambda: store(c * ds, "weights") @ k, lambda: ds @ (c * k))
     heads = (*k.shape[:2], -1, q.shape[-2])
@@ -218,6 +222,19 @@ def scores(
         s = (signed * queries) @ (root * keys)
     else:
         s = c * (queries @ keys)
+    visible, bias = visibility(q, k, mask, causal, alignment)
+    if bias is not None:
+        s = s + folded(xp.broadcast_to(bias, shape), k)
+    if visible is not None:
+        s = xp.where(visible, s, xp.zeros_like(s) if way == "scores" else 0 * s)
+        if unseeing == "mean":
+            visible = visible | ~_some(s[..., :1], visible)
+    return s, visible
+
+
+def visibility(q: Any, k: Any, mask: Any, causal: bool, alignment: str) -> tuple[Any, Any]:
+    """Which keys a query sees, [b, g, (h/g) t, s] (None: all of them), and the numbers that a mask adds, if it does."""
+    xp = array_namespace(q)
     visible, bias = None, None
     if mask is not None and is_boolean(mask):
         visible = mask
@@ -225,18 +242,13 @@ def scores(
         hidden = (mask < 0) & (mask == 2 * mask)  # minus infinity alone
         visible, bias = ~hidden, xp.where(hidden, xp.zeros_like(mask), mask)
     if causal:
-        t, n = shape[-2:]
+        t, n = q.shape[-2], k.shape[-2]
         last = xp.arange(t)[:, None] + (n - t if alignment == "bottom-right" else 0)
         past = xp.arange(n)[None, :] <= last
         visible = past if visible is None else visible & past
-    if bias is not None:
-        s = s + folded(xp.broadcast_to(bias, shape), k)
     if visible is not None:
-        visible = _folded_mask(xp, visible, shape, k.shape[1])
-        s = xp.where(visible, s, xp.zeros_like(s) if way == "scores" else 0 * s)
-        if unseeing == "mean":
-            visible = visible | ~_some(s[..., :1], visible)
-    return s, visible
+        visible = _folded_mask(xp, visible, (*q.shape[:-1], k.shape[-2]), k.shape[1])
+    return visible, bias
 
 
 def _scores_either(
