@@ -25,7 +25,9 @@ from assay.properties.contract import Operator
 
 MODULES = (
     "assay.impl.rope",
+    "assay.impl.attention",
     "assay.impl.triton.rope",
+    "assay.impl.adapters.torch",
     "assay.impl.adapters.transformers",
     "assay.impl.adapters.rotary_embedding_torch",
     "assay.impl.adapters.x_transformers",

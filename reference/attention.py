@@ -60,7 +60,7 @@ def softmax_attention(
     m = shift_of(s, visible)
     w = weights(s, m, visible)
     total = xp.sum(w, axis=-1, keepdims=True)
-    return _returned(q, w @ v / or_one(total, visible), m, total, visible, return_lse)
+    return _returned(q, w @ _seen_values(v, visible) / or_one(total, visible), m, total, visible, return_lse)
 
 
 # Forms: the same function, equal in exact arithmetic, with the roundings of a way to compute it. ----------------------
@@ -129,7 +129,7 @@ def backward(
     w = either(s, lambda: weights(s, m, visible), lambda: _powers_of_two(s, visible))
     total = or_one(xp.sum(w, axis=-1, keepdims=True), visible)
     p = either(s, lambda: w / total, lambda: weights(s, m + xp.log(total), visible))
-    do = folded(cotangents[0], k)
+    do, v = folded(cotangents[0], k), _seen_values(v, visible)
     dp = store(do @ xp.matrix_transpose(v), "weights")
     out = store(either(s, lambda: store(w, "weights") @ v / total, lambda: store(w / total, "weights") @ v), "output")
     delta = either(
@@ -142,7 +142,7 @@ def backward(
     ds = p * (dp - delta)
     seen = visibility(q, k, masks.get("mask"), masks.get("causal", False), masks.get("alignment", ALIGNMENTS[0]))[0]
     if seen is not None:  # a score that was replaced passes nothing on, though its weight may not be 0
-        ds = xp.where(seen, ds, xp.zeros_like(ds))
+        ds = xp.where(seen, ds, 0 * ds)
     ds = store(ds, "weights")
     c, queries = scale_of(q, scale), folded(q, k)
     dq = either(s, lambda: c * (ds @ k), lambda: store(c * ds, "weights") @ k, lambda: ds @ (c * k))
@@ -228,7 +228,7 @@ def scores(
     if visible is not None:
         s = xp.where(visible, s, xp.zeros_like(s) if way == "scores" else 0 * s)
         if unseeing == "mean":
-            visible = visible | ~_some(s[..., :1], visible)
+            visible = visible | ~_some(visible, xp)
     return s, visible
 
 
@@ -243,8 +243,8 @@ def visibility(q: Any, k: Any, mask: Any, causal: bool, alignment: str) -> tuple
         visible, bias = ~hidden, xp.where(hidden, xp.zeros_like(mask), mask)
     if causal:
         t, n = q.shape[-2], k.shape[-2]
-        last = xp.arange(t)[:, None] + (n - t if alignment == "bottom-right" else 0)
-        past = xp.arange(n)[None, :] <= last
+        first = n - t if alignment == "bottom-right" else 0  # the last key that query 0 sees
+        past = xp.arange(n)[None, :] <= xp.arange(first, first + t)[:, None]
         visible = past if visible is None else visible & past
     if visible is not None:
         visible = _folded_mask(xp, visible, (*q.shape[:-1], k.shape[-2]), k.shape[1])
@@ -337,19 +337,25 @@ def _rescaled(s: Any, visible: Any, log2: bool = False) -> Any:
     return w * (exp(ahead - running) * xp.concat(products[::-1], axis=-1))
 
 
+def _seen_values(v: Any, visible: Any) -> Any:
+    """v, and 0 for keys that no query sees: they do not count, whatever they hold (a weight of 0 times a NaN would)."""
+    if visible is None:
+        return v
+    xp = array_namespace(v)
+    return xp.where(_some(xp.matrix_transpose(visible), xp), v, xp.zeros_like(v))
+
+
 def or_one(total: Any, visible: Any) -> Any:
     """The sum of a row, and 1 where nothing is visible."""
     if visible is None:
         return total
     xp = array_namespace(total)
-    return xp.where(_some(total, visible), total, xp.ones_like(total))
+    return xp.where(_some(visible, xp), total, xp.ones_like(total))
 
 
-def _some(total: Any, visible: Any) -> Any:
+def _some(visible: Any, xp: Any) -> Any:
     """Which rows see a key, [..., 1]."""
-    xp = array_namespace(total)
-    one = xp.ones_like(total)
-    return xp.sum(xp.where(visible, one, xp.zeros_like(one)), axis=-1, keepdims=True) > 0
+    return xp.any(visible, axis=-1, keepdims=True)
 
 
 def _averaged(q: Any, v: Any, w: Any, m: Any, visible: Any, return_lse: bool) -> Any:
@@ -357,6 +363,7 @@ def _averaged(q: Any, v: Any, w: Any, m: Any, visible: Any, return_lse: bool) ->
     xp = array_namespace(q)
     total = xp.sum(w, axis=-1, keepdims=True)
     divisor = or_one(total, visible)
+    v = _seen_values(v, visible)
     out = either(
         w,
         lambda: store(w, "weights") @ v / divisor,
@@ -372,7 +379,7 @@ def _returned(q: Any, out: Any, m: Any, total: Any, visible: Any, return_lse: bo
         return out
     lse = m + xp.log(or_one(total, visible))
     if visible is not None:
-        lse = xp.where(_some(total, visible), lse, -xp.inf)
+        lse = xp.where(_some(visible, xp), lse, -xp.inf)
     return out, xp.reshape(lse, q.shape[:-1])
 
 
