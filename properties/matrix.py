@@ -347,12 +347,12 @@ def scores(bench: Bench, outcomes: Sequence[Outcome]) -> list[Score]:
     ours.missed = [f"{o.mutant} {o.dtype}" for o in judged.values() if o.fate != "killed"]
     plain = sum(t.case.regime == "ordinary" for t in bench.trials)  # they come first
     ours.killed_on_ordinary = sum(o.fate == "killed" and o.cases <= plain for o in judged.values())
+    own: dict[str | None, list[Trial]] = {}
     for kernel in good:
-        ours.false_alarms += _rejects(bench, kernel, bench.trials)
+        trials = own.setdefault(kernel.form, [t.under(kernel) for t in bench.trials])
+        ours.false_alarms += _rejects(bench, kernel, trials)
         if ours.false_alarms:
-            ours.false_alarms_on_ordinary += _rejects(
-                bench, kernel, [t for t in bench.trials if t.case.regime == "ordinary"]
-            )
+            ours.false_alarms_on_ordinary += _rejects(bench, kernel, [t for t in trials if t.case.regime == "ordinary"])
     others = {rule: Score(rule, mutants=len(judged), right=len(good)) for rule in RULES}
     for mutant in bench.mutants:
         if mutant.name in judged:
@@ -368,9 +368,8 @@ def scores(bench: Bench, outcomes: Sequence[Outcome]) -> list[Score]:
 
 
 def _rejects(bench: Bench, kernel: Emulated, trials: Sequence[Trial]) -> bool:
-    """Is a right kernel, of whatever form, rejected on these cases?"""
-    own = [t if kernel.form == bench.right.form else Trial(bench.operator, kernel, t.case) for t in trials]
-    found = examine(bench.operator, kernel, bench.dtype, effort=FIRST_KILL, prepared=own)
+    """Is a right kernel rejected on these cases?"""
+    found = examine(bench.operator, kernel, bench.dtype, effort=FIRST_KILL, prepared=trials)
     return found.verdict in ("fail", "error")
 
 

@@ -36,7 +36,8 @@ def test_nearest_is_the_conversion_of_the_type(name: str, value: float) -> None:
 
 @pytest.mark.parametrize("name", ["float32", "float64"])
 @given(
-    significand=st.integers(-(2**64) + 1, 2**64 - 1), exponent=st.one_of(st.integers(-1200, 1100), st.integers(-215, 70))
+    significand=st.integers(-(2**64) + 1, 2**64 - 1),
+    exponent=st.one_of(st.integers(-1200, 1100), st.integers(-215, 70)),
 )
 def test_the_processor_rounds_extended_numbers_as_any_format_is_rounded(
     name: str, significand: int, exponent: int
