@@ -29,7 +29,11 @@ class Answer:
     outputs: tuple[Values, ...]
     gradients: Mapping[str, Values] = field(default_factory=dict)
     touched: tuple[str, ...] = ()
-    """The inputs that were found changed after the call."""
+    """The inputs, and `cotangent 0` and so on, that were found changed after the call."""
+    trespassed: tuple[str, ...] = ()
+    """Those beside whose elements, in gaps or in the guards around them, memory was written."""
+    aliased: tuple[str, ...] = ()
+    """The inputs in whose memory an output lies."""
 
 
 class Subject(Protocol):
@@ -49,8 +53,11 @@ class Subject(Protocol):
 
     def supports(self, keyword: str) -> bool: ...
 
-    def __call__(self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str]) -> Answer:
-        """Run it. With cotangents, also return the gradients for the arguments named in `by`.
+    def __call__(
+        self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str], mode: str = ""
+    ) -> Answer:
+        """Run it. With cotangents, also return the gradients for the arguments named in `by`. `mode`: how it is called,
+        a name that whoever runs it knows; the empty one is a plain call.
 
         Raises: NotCovered where the kernel does not support the arguments; KernelError for anything that it raised.
         """
