@@ -28,6 +28,7 @@ from assay.properties.contract import Operator
 if TYPE_CHECKING:
     import numpy as np
 
+    from assay.process import Limits
     from assay.properties.counterexample import Counterexample
     from assay.properties.drawing import Values
     from assay.properties.judgement import Examination, Result
@@ -121,7 +122,7 @@ def spelled(kernel: Known, folder: Path) -> tuple[str, str | None]:
     if module.endswith(".py") or os.sep in module:
         home, module = Path(module).resolve().parent, Path(module).name
     else:
-        home = _home(module)
+        home = _home(module, kernel.files[0] if kernel.files else getattr(sys.modules.get(module), "__file__", None))
     name = f"{kernel.operator.name}={module}:{function}"
     if home is None:
         return name, None
@@ -131,11 +132,10 @@ def spelled(kernel: Known, folder: Path) -> tuple[str, str | None]:
         return name, str(home)
 
 
-def _home(module: str) -> Path | None:
+def _home(module: str, file: str | None) -> Path | None:
     """The folder from which a module was imported, unless it is installed."""
     import sysconfig
 
-    file = getattr(sys.modules.get(module), "__file__", None)
     if not file:
         return None
     parts = module.split(".")
@@ -239,19 +239,20 @@ def _arrays(path: Path | None) -> dict[str, Any]:
 # Running again -------------------------------------------------------------------------------------------------------
 
 
-def replay(path: Path, kernel: str | None = None, device: str | None = None) -> tuple[bool, list[str]]:
+def replay(
+    path: Path, kernel: str | None = None, device: str | None = None, limits: Limits | None = None
+) -> tuple[bool, list[str]]:
     """Run a stored counterexample again: does it still fail, and what is there to say?
 
-    `kernel` names another one to run on the same case, under the same claims. Raises: UsageError where the question
-    cannot be asked.
+    `kernel` names another one to run on the same case, under the same claims. With limits it runs in a process of its
+    own. Raises: UsageError where the question cannot be asked.
     """
     from assay.call import one_line
     from assay.properties.robustness import checks
     from assay.properties.trial import KernelError, NotCovered, Trial, Violation
-    from assay.runner import TorchSubject
 
     stored = read(path)
-    known = _resolved(stored, path, kernel)
+    known = _resolved(stored, path, kernel, limits)
     claims = dataclasses.replace(
         known.claims, form=stored.form, precision=stored.precision, conventions=dict(stored.conventions)
     )
@@ -261,8 +262,9 @@ def replay(path: Path, kernel: str | None = None, device: str | None = None) -> 
     if check is None:
         raise UsageError(f"{operator.name} has no property {stored.property!r}")
     _fits(operator, stored)
-    subject = TorchSubject(known.name, known.function, known.claims, keywords(operator), device=device or stored.device)
-    _has(subject.device)
+    device = device or stored.device
+    _has(device)
+    subject = known.subject(device, limits)
     trial = Trial(operator, subject, stored.case)
     try:
         _ = trial.exact
@@ -282,12 +284,12 @@ def replay(path: Path, kernel: str | None = None, device: str | None = None) -> 
     return False, [*told, "  passes now"]
 
 
-def _resolved(stored: Counterexample, path: Path, kernel: str | None) -> Known:
+def _resolved(stored: Counterexample, path: Path, kernel: str | None, limits: Limits | None) -> Known:
     if kernel is None and not stored.kernel:
         raise UsageError(
             f"the kernel of {path} has no name by which it can be imported: add --kernel OPERATOR=MODULE:FUNCTION"
         )
-    found = resolve(kernel or _from_here(stored, path))
+    found = resolve(kernel or _from_here(stored, path), limits)
     if len(found) != 1:
         raise UsageError(f"{kernel} means {len(found)} kernels: name one")
     if found[0].operator.name != stored.operator:

@@ -23,7 +23,7 @@ from assay.properties.diagnosis import Finding, Inferred, agrees, diagnose, infe
 from assay.properties.drawing import Case, Values, cases
 from assay.properties.robustness import AGREEMENT, Check, checks
 from assay.properties.shifts import FEWEST, Shift, shifts
-from assay.properties.trial import KernelError, Miss, NotCovered, Subject, Trial, Violation, outside
+from assay.properties.trial import GivenUp, KernelError, Miss, NotCovered, Subject, Trial, Violation, outside
 
 
 Verdict = Literal["pass", "fail", "error", "undecided", "skipped"]
@@ -413,6 +413,8 @@ class _Run:
             nonlocal smallest
             try:
                 check.holds(Trial(self.operator, self.subject, case))
+            except GivenUp:
+                return False
             except (Violation, KernelError) as found:
                 if isinstance(found, kind):
                     smallest = (case, str(found), getattr(found, "miss", None))

@@ -72,6 +72,10 @@ class KernelError(Exception):
     """The kernel raised an exception: its type and message in one line."""
 
 
+class GivenUp(KernelError):
+    """The kernel is not called any more, after all that happened when it was; the message says what."""
+
+
 @dataclass(frozen=True)
 class Miss:
     """The element that is furthest outside its bound."""
