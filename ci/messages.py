@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -81,7 +80,8 @@ def question(content: Mapping[str, Any]) -> Question:
 def _value(value: Any) -> Any:
     """JSON has no tuples, and no arrays."""
     if isinstance(value, Passed):
-        return {"array": [value.at, *astuple(value.where)]}
+        w = value.where
+        return {"array": [value.at, w.dtype, w.shape, w.strides, w.offset, w.size]}
     if isinstance(value, np.generic):
         return _value(value.item())
     if isinstance(value, tuple):
