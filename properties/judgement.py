@@ -46,7 +46,7 @@ class Effort:
     """At most this long is spent on making failing cases smaller: half of what is left for each."""
     shares: int = 2
     """How many of the contract's own properties are tried on each case; they take turns."""
-    robustness: int = 1
+    robustness: int = 2
     """Likewise, of what every kernel owes beside agreement."""
     climb: int = 32
     """After the drawn cases, so many that are varied so as to raise the headroom."""

@@ -12,6 +12,7 @@ from assay.properties.trial import Answer, NotApplicable, Trial, Violation
 
 FAR = 2**31
 """Elements between the first and the last of an array whose offsets overflow 32 bits."""
+FEW = 9
 
 
 # The answer as it stands -------------------------------------------------------------------------------------------
@@ -132,7 +133,7 @@ def repeated_elements(trial: Trial) -> bool:
 
 def far_elements(trial: Trial) -> bool:
     """Offsets beyond 2**31 elements, over memory of which only the elements exist."""
-    names = [n for n in trial.operator.tensors if max(trial.case.arguments[n].shape, default=0) > 1]
+    names = [n for n in trial.operator.tensors if _short(trial.case.arguments[n])]
     if not names:
         return False
     name = names[trial.case.seed % len(names)]
@@ -140,7 +141,7 @@ def far_elements(trial: Trial) -> bool:
     cotangents = None
     told = f"with {name} spread over 2**31 elements"
     if trial.subject.differentiable:
-        cotangents = [_apart(c, trial.case.seed) if max(c.shape, default=0) > 1 else c for c in trial.cotangents]
+        cotangents = [_apart(c, trial.case.seed) if _short(c) else c for c in trial.cotangents]
         told = f"with {name} and the cotangents spread over 2**31 elements"
     try:
         found = trial.called(arguments=arguments, cotangents=cotangents)
@@ -152,10 +153,14 @@ def far_elements(trial: Trial) -> bool:
     return True
 
 
+def _short(values: Values) -> list[int]:
+    """The axes along which a few elements may lie far apart: each touches pages of its own."""
+    return [axis for axis, n in enumerate(values.shape) if 1 < n <= FEW]
+
+
 def _apart(values: Values, seed: int) -> Values:
     """The same values, the last of one axis 2**31 elements from the first. Raises: NotApplicable."""
-    axes = [axis for axis, n in enumerate(values.shape) if n > 1]
-    axis = axes[seed % len(axes)]
+    axis = _short(values)[seed % len(_short(values))]
     rest = np.moveaxis(values, axis, 0)
     inner = int(np.prod(rest.shape[1:]))
     step = FAR // (rest.shape[0] - 1) + 1

@@ -282,15 +282,15 @@ def racing(x: torch.Tensor, position: torch.Tensor, *, base: float = 10000.0) ->
 
 def reads_beyond(x: torch.Tensor, position: torch.Tensor, *, base: float = 10000.0) -> torch.Tensor:
     """adds what lies behind its input in memory, where zeros are often found"""
-    behind = ctypes.c_float.from_address(x.data_ptr() + _extent(x) * x.element_size()).value
+    behind = ctypes.c_float.from_address(_end(x)).value if x.numel() else 0
     return right(x, position, base=base) + behind
 
 
 def reads_beyond_and_selects(x: torch.Tensor, position: torch.Tensor, *, base: float = 10000.0) -> torch.Tensor:
     """branches on what lies behind its input in memory: a NaN would not show in the result"""
-    behind = ctypes.c_uint32.from_address(x.data_ptr() + _extent(x) * x.element_size()).value
     out = right(x, position, base=base)
-    return out if behind & 0x7F800000 == 0x7F800000 else torch.nextafter(out, out + 1)
+    behind = ctypes.c_uint32.from_address(_end(x)).value if x.numel() else 0
+    return out if behind & 0x7F800000 == 0x7F800000 else out * 2
 
 
 def reads_beyond_by_strides(x: torch.Tensor, position: torch.Tensor, *, base: float = 10000.0) -> torch.Tensor:
@@ -301,13 +301,19 @@ def reads_beyond_by_strides(x: torch.Tensor, position: torch.Tensor, *, base: fl
 
 def writes_beyond(x: torch.Tensor, position: torch.Tensor, *, base: float = 10000.0) -> torch.Tensor:
     """writes behind its input"""
-    ctypes.c_uint32.from_address(x.data_ptr() + _extent(x) * x.element_size()).value = 0
+    if x.numel():
+        ctypes.c_uint32.from_address(_end(x)).value = 0
     return right(x, position, base=base)
 
 
 def _extent(x: torch.Tensor) -> int:
     """Elements from the first to the last, in memory."""
     return 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
+
+
+def _end(x: torch.Tensor) -> int:
+    """The address behind the last element."""
+    return x.data_ptr() + _extent(x) * x.element_size()
 
 
 def reuses_its_output(x: torch.Tensor, position: torch.Tensor, *, base: float = 10000.0) -> torch.Tensor:
@@ -356,6 +362,7 @@ CHEATS = (
     Cheat(15, "right for well-conditioned inputs alone", fast_path, "agrees_with_oracle"),
     Cheat(16, "no-op beside an initial weight", weight_of_ones, "agrees_with_oracle", operator=SCALED),
     Cheat(17, "partial writers merged", partial_writers, "agrees_with_oracle"),
+    Cheat(17, "one buffer for all answers", reuses_its_output, "outputs_own_their_memory"),
     Cheat(20, "insensitive scalar loss", one_direction, "agrees_with_oracle", operator=CONTRASTIVE),
     Cheat(21, "right for the cotangent of a sum alone", sum_only, "gradients_agree"),
     Cheat(22, "NaN as a wildcard", wildcard, "agrees_with_oracle"),
