@@ -254,9 +254,9 @@ def mutants(operator: str | None, dtypes: str | None, full: bool, jobs: int | No
     .py file. Exit code 1 if a mutant survives without an explanation.
     """
     from assay import mutants as kills, report
+    from assay.call import one_line
     from assay.kernels import UsageError
     from assay.properties.drawing import DTYPES
-    from assay.runner import one_line
 
     if json_path is not None and not json_path.resolve().parent.is_dir():
         raise _Usage(f"there is no folder {json_path.resolve().parent} to write {json_path.name} into")
@@ -415,8 +415,8 @@ def _judged(
 ) -> Examination:
     from dataclasses import replace
 
+    from assay.call import one_line
     from assay.properties.judgement import examine
-    from assay.runner import one_line
 
     if kernel.claims.interpreted and device == "cpu":  # a program costs the interpreter milliseconds
         effort = replace(effort, examples=max(1, effort.examples * 5 // 8), shares=1)

@@ -245,9 +245,10 @@ def replay(path: Path, kernel: str | None = None, device: str | None = None) -> 
     `kernel` names another one to run on the same case, under the same claims. Raises: UsageError where the question
     cannot be asked.
     """
+    from assay.call import one_line
     from assay.properties.robustness import checks
     from assay.properties.trial import KernelError, NotCovered, Trial, Violation
-    from assay.runner import TorchSubject, one_line
+    from assay.runner import TorchSubject
 
     stored = read(path)
     known = _resolved(stored, path, kernel)
