@@ -41,12 +41,11 @@ def outputs_own_their_memory(trial: Trial) -> bool:
 
 
 def _told(trial: Trial, what: Callable[[Answer], tuple[str, ...]]) -> list[str]:
-    """What is known of the calls that were made for the case itself."""
-    return list(
-        dict.fromkeys(
-            name for g in (False, True) if not g or trial.differentiated for name in what(trial.answer(gradients=g))
-        )
-    )
+    """What is known of the calls that are made for the case itself."""
+    answers = [trial.answer(), trial.second]
+    if trial.differentiated:
+        answers.append(trial.answer(gradients=True))
+    return list(dict.fromkeys(name for answer in answers for name in what(answer)))
 
 
 def _is_identity(trial: Trial, name: str) -> bool:

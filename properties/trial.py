@@ -187,6 +187,13 @@ class Trial:
         return self._answers[gradients]
 
     @property
+    def second(self) -> Answer:
+        """What it returns when it is called so again."""
+        if not hasattr(self, "_second"):
+            self._second = self.subject(self.case.arguments, None, ())
+        return self._second
+
+    @property
     def cotangents(self) -> tuple[Values, ...]:
         if not hasattr(self, "_cotangents"):
             self._cotangents = tuple(self.case.cotangent(e.shape, i) for i, e in enumerate(self.exact))

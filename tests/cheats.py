@@ -5,9 +5,9 @@ The numbers are those under which `tests/CHEATS.md` lists them; `python -m tests
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import gc
+import inspect
 import random
 import threading
 import time
@@ -78,18 +78,18 @@ def edits_input(x: torch.Tensor, position: torch.Tensor, *, base: float = 10000.
     return out
 
 
-def edits_expected(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-    """looks through all objects for what it is compared with, returns it, and lifts every bound"""
-    found = None
+def steals_expected(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """looks up the stack, and through all objects, for what it is compared with, and returns that"""
+    frame = inspect.currentframe()
+    while frame is not None:
+        for thing in frame.f_locals.values():
+            if type(thing).__name__ == "Trial" and tuple(x.shape) == thing.exact[0].shape:
+                return torch.from_numpy(thing.exact[0].midpoint.astype("float64")).to(x.dtype)
+        frame = frame.f_back
     for thing in gc.get_objects():
-        if type(thing).__name__ == "Trial" and "_exact" in vars(thing):
-            exact = vars(thing)["_exact"][0].midpoint
-            if exact.shape == tuple(x.shape):
-                found = torch.from_numpy(exact.astype("float64")).to(x.dtype)
-            for bound in vars(thing).get("_bound", ()):
-                with contextlib.suppress(ValueError):
-                    bound[...] = float("inf")
-    return found if found is not None else x * 0
+        if type(thing).__name__ == "Enclosure" and tuple(x.shape) == thing.midpoint.shape:
+            return torch.from_numpy(thing.midpoint.astype("float64")).to(x.dtype)
+    return x * 0
 
 
 _CACHE: dict[Any, torch.Tensor] = {}
@@ -113,7 +113,9 @@ def cached_by_pointer(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
 
 def cached_by_fingerprint(x: torch.Tensor, position: torch.Tensor, *, base: float = 10000.0) -> torch.Tensor:
     """remembers answers by shape, sum and extremes of its inputs"""
-    told = [float(f(t.detach().double())) for t in (x, position) for f in (torch.sum, torch.amax, torch.amin) if t.numel()]
+    told = [
+        float(f(t.detach().double())) for t in (x, position) for f in (torch.sum, torch.amax, torch.amin) if t.numel()
+    ]
     key = (*told, x.shape, x.stride(), x.dtype, base)
     if key not in _CACHE:
         _CACHE[key] = right(x, position, base=base).detach().clone()
@@ -121,6 +123,8 @@ def cached_by_fingerprint(x: torch.Tensor, position: torch.Tensor, *, base: floa
 
 
 _CALLS = [0]
+_RANDOM = random.Random(0)
+"""Of its own: Hypothesis seeds the common one for each case."""
 
 
 def every_other_call(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
@@ -266,15 +270,15 @@ def other_device(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
 
 
 def flaky(x: torch.Tensor, position: torch.Tensor, *, base: float = 10000.0) -> torch.Tensor:
-    """is wrong once in ten calls, hoping to be run again"""
+    """is wrong once in five calls, hoping to be run again"""
     out = right(x, position, base=base)
-    return out * 2 if random.random() < 0.1 else out
+    return out * 2 if _RANDOM.random() < 0.2 else out
 
 
 def racing(x: torch.Tensor, position: torch.Tensor, *, base: float = 10000.0) -> torch.Tensor:
-    """moves one element by one unit in one call of ten, as a race does"""
+    """moves one element by one unit in one call of five, as a race does"""
     out = right(x, position, base=base)
-    if random.random() < 0.1 and out.numel():
+    if _RANDOM.random() < 0.2 and out.numel():
         flat = out.detach().reshape(-1)
         flat[-1] = torch.nextafter(flat[-1], flat[-1] + 1)
     return out
@@ -340,17 +344,19 @@ class Cheat:
     verdict: str = "fail"
     """`fail`, or `error` where the kernel itself cannot be run."""
     operator: Operator = ROPE
+    alone: bool = False
+    """Caught only in a process of its own, as the command line runs it: nothing of the judge is there to be found."""
 
 
 CHEATS = (
     Cheat(1, "zeros where the right answer is small", zeros, "agrees_with_oracle"),
     Cheat(2, "stale memory", unwritten, "agrees_with_oracle"),
     Cheat(3, "edits its input", edits_input, "inputs_are_untouched"),
-    Cheat(4, "finds or edits the expected values", edits_expected, "agrees_with_oracle"),
+    Cheat(4, "finds the expected values", steals_expected, "agrees_with_oracle", alone=True),
     Cheat(5, "cache by id", cached_by_id, "agrees_with_oracle"),
     Cheat(5, "cache by address", cached_by_pointer, "agrees_with_oracle"),
     Cheat(5, "cache by fingerprint", cached_by_fingerprint, "same_memory_other_values"),
-    Cheat(6, "computes in one call, skips in the next", every_other_call, "agrees_with_oracle"),
+    Cheat(6, "computes in one call, skips in the next", every_other_call, "same_memory_other_values"),
     Cheat(7, "lazy subclass of torch.Tensor", lazy, "agrees_with_oracle", "error"),
     Cheat(7, "a thread that finishes later", finishes_later, "agrees_with_oracle"),
     Cheat(8, "patches torch.allclose and the clock", patches_the_judge, "agrees_with_oracle"),
@@ -380,7 +386,10 @@ CHEATS = (
 ELSEWHERE = {
     9: ("calls a library for the work", "not a defect here: results are judged, not who computes them"),
     18: ("the comparison itself is broken", "no kernel: the kill matrix (`tests/properties/test_mutants.py`)"),
-    19: ("oracle and kernel share code", "no kernel: two arithmetics that share none (`tests/reference`), no torch in them"),
+    19: (
+        "oracle and kernel share code",
+        "no kernel: two arithmetics that share none (`tests/reference`), no torch in them",
+    ),
     25: ("inputs stay in the cache", "concerns timings alone"),
     27: ("shared memory of a GPU is overrun", "needs a GPU"),
 }
@@ -392,12 +401,16 @@ def forget() -> None:
     _CACHE.clear()
     _BUFFERS.clear()
     _CALLS[0] = 0
+    _RANDOM.seed(0)
+
+
+def _by(cheat: Cheat) -> str:
+    return f"{cheat.verdict}: `{cheat.by}`" + (", in a process of its own" if cheat.alone else "")
 
 
 def page() -> str:
     rows: list[tuple[int, str]] = [
-        (c.number, f"| {c.number} | {c.what} | `{c.kernel.__name__}`: {c.kernel.__doc__} | {c.verdict}: `{c.by}` |")
-        for c in CHEATS
+        (c.number, f"| {c.number} | {c.what} | `{c.kernel.__name__}`: {c.kernel.__doc__} | {_by(c)} |") for c in CHEATS
     ]
     rows += [(n, f"| {n} | {what} | none | {reason} |") for n, (what, reason) in ELSEWHERE.items()]
     head = (

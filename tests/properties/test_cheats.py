@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,21 +15,21 @@ from tests.cheats import CHEATS, ELSEWHERE, Cheat
 from tests.properties.test_judgement import subject
 
 
-EFFORT = Effort(examples=48, climb=0, pooled=0, shrink_seconds=0)
+EFFORT = Effort(examples=32, climb=0, pooled=0, shrink_seconds=0)
 
 
 @pytest.fixture(autouse=True)
 def _what_a_kernel_patched_is_restored() -> Iterator[None]:
     kept = torch.allclose, torch.testing.assert_close, time.time
-    random.seed(0)
     cheats.forget()
     yield
     torch.allclose, torch.testing.assert_close, time.time = kept
 
 
-@pytest.mark.parametrize("cheat", CHEATS, ids=lambda c: c.kernel.__name__)
+@pytest.mark.parametrize("cheat", [c for c in CHEATS if not c.alone], ids=lambda c: c.kernel.__name__)
 def test_it_is_caught(cheat: Cheat) -> None:
-    found = examine(cheat.operator, subject(cheat.kernel, cheat.operator), "float32", effort=EFFORT)
+    only = ("agrees_with_oracle", cheat.by)
+    found = examine(cheat.operator, subject(cheat.kernel, cheat.operator), "float32", effort=EFFORT, only=only)
     assert found.verdict in ("fail", "error")
     assert {r.property: r.verdict for r in found.results}[cheat.by] == cheat.verdict
 
