@@ -35,6 +35,9 @@ PAGE = 4096
 KEPT = 1 << 20
 """Bytes at the addresses that every second call uses, which are not given back in between."""
 
+HARMLESS = 0x3D
+"""A byte of which small floating-point numbers consist, in every dtype."""
+
 _INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 DTYPES: dict[str, np.dtype[Any]] = {
     **{n: np.dtype(n) for n in ("float64", "float32", "float16", "complex64", "complex128", "bool", *_INTEGERS)},
@@ -120,10 +123,10 @@ def _address(values: Values) -> int:
 # Writing and reading. `region` is the memory of a layout with its guards, as bytes: Layout.reach of them. ------------
 
 
-def write(values: Values, where: Layout, region: Values) -> None:
-    """Lay an array into memory, with canaries around it."""
+def write(values: Values, where: Layout, region: Values, *, other: bool = False) -> None:
+    """Lay an array into memory, with canaries around it; `other`: with harmless small numbers around it instead."""
     for span in _spans(where):
-        region[span.start : span.stop] = span.canary
+        region[span.start : span.stop] = HARMLESS if other else span.canary
     elements(where, region)[...] = _bits(values)
 
 

@@ -7,6 +7,7 @@ question names arrays by how they lie in memory, and a reply names those that we
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,11 +16,14 @@ from typing import Any
 import torch
 
 from assay.buffers import ALIGNED, DTYPES, GUARD, Arena, Layout, contiguous, spans
+from assay.modes import MODES, dirty
 
 
 TORCH: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES if hasattr(torch, name)}
 _NAMES = {dtype: name for name, dtype in TORCH.items()}
 
+KEPT = 16
+"""Tensors that are passed again."""
 LONGEST = 300
 """Characters of a message."""
 
@@ -74,7 +78,7 @@ class Reply:
     outputs: Sequence[Passed] = ()
     gradients: Mapping[str, Passed] = field(default_factory=dict)
     aliased: Sequence[str] = ()
-    """The inputs in whose memory an output lies."""
+    """In whose memory an output lies: of an input, by its name, or what `_among_themselves` tells."""
     refused: str | None = None
     """It raised NotImplementedError, with this message."""
     raised: str | None = None
@@ -94,14 +98,17 @@ def ask(
     try:
         arguments = {**question.positional, **question.named}
         arrays = {n: v for n, v in arguments.items() if isinstance(v, Passed)}
-        tensors = {n: tensor(p, arena, device) for n, p in arrays.items()}
+        held = question.cotangents is None
+        tensors = {n: (_held if held else tensor)(p, arena, device) for n, p in arrays.items()}
         positional = {n: tensors.get(n, v) for n, v in question.positional.items()}
         named = {n: tensors.get(n, v) for n, v in question.named.items()}
         cotangents = None if question.cotangents is None else [tensor(c, arena, device) for c in question.cotangents]
+        dirty(tensors.values())
         outputs, gradients = _run(function, backward, positional, named, cotangents, question, device)
         for name, passed in arrays.items():
             _returned_to(arena, passed, tensors[name])
         aliased = [n for n, t in tensors.items() if t.numel() and any(map(_lies_in(t), outputs))]
+        aliased += _among_themselves(outputs)
         at, end = question.room
         stored = []
         for one in (*outputs, *gradients.values()):
@@ -142,12 +149,6 @@ def _run(
         return outputs, gradients
 
 
-Mode = Callable[[Callable[..., Any], ExitStack], Callable[..., Any]]
-
-MODES: dict[str, Mode] = {"": lambda function, stack: function}
-"""Ways to call a kernel: what is called instead of it, and contexts that are entered for the call."""
-
-
 # Tensors --------------------------------------------------------------------------------------------------------------
 
 
@@ -178,6 +179,25 @@ def tensor(passed: Passed, arena: Arena, device: str = "cpu") -> torch.Tensor:
     return torch.empty(0, dtype=dtype, device=device).set_(
         memory.untyped_storage(), offset // where.width, where.shape, strides
     )
+
+
+_HELD: OrderedDict[Any, torch.Tensor] = OrderedDict()
+
+
+def _held(passed: Passed, arena: Arena, device: str) -> torch.Tensor:
+    """The very object that an earlier call was given, if the array lies where that one lay.
+
+    A kernel that takes it for an old question by its identity is found out.
+    """
+    if torch.device(device).type != "cpu":
+        return tensor(passed, arena, device)
+    made, key = tensor(passed, arena, device), (id(arena), passed)
+    old = _HELD.pop(key, made)
+    facts = [(t.shape, t.stride(), t.data_ptr(), t.requires_grad, t.dtype) for t in (made, old)]
+    _HELD[key] = old if facts[0] == facts[1] else made
+    if len(_HELD) > KEPT:
+        _HELD.popitem(last=False)
+    return _HELD[key]
 
 
 def _returned_to(arena: Arena, passed: Passed, tensor: torch.Tensor) -> None:
@@ -234,6 +254,24 @@ def _stored(output: torch.Tensor, at: int, end: int, arena: Arena) -> Passed:
 def _lies_in(tensor: torch.Tensor) -> Callable[[torch.Tensor], bool]:
     storage = tensor.untyped_storage().data_ptr()
     return lambda output: bool(output.numel()) and output.untyped_storage().data_ptr() == storage
+
+
+_EARLIER: deque[torch.Tensor] = deque(maxlen=8)
+"""Outputs of earlier calls, held so that their memory is not handed out again."""
+
+
+def _among_themselves(outputs: Sequence[torch.Tensor]) -> list[str]:
+    """Do outputs share memory with each other, with those of earlier calls, or within themselves?"""
+    storages = [o.untyped_storage().data_ptr() for o in outputs if o.numel()]
+    found = []
+    if len(set(storages)) < len(storages):
+        found.append("another output")
+    if any(map(storages.__contains__, (o.untyped_storage().data_ptr() for o in _EARLIER if o.numel()))):
+        found.append("an output of an earlier call")
+    if any(n > 1 and s == 0 for o in outputs if o.numel() for n, s in zip(o.shape, o.stride(), strict=True)):
+        found.append("another element of its own")
+    _EARLIER.extend(o.detach() for o in outputs)
+    return found
 
 
 def _finish(device: str) -> None:

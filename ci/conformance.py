@@ -94,6 +94,7 @@ def conformance(
         precision=precision or (own.precision if own else None),
         conventions=dict(conventions or (own.conventions if own else {})),
         backward=own.backward if own else "autograd",
+        under=own.under if own else (),
     )
     subject = Conformance(contract, kernel, claims, examples)
     names = [c.name for c in checks(contract)]

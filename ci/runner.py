@@ -13,8 +13,9 @@ import numpy as np
 
 from assay import buffers
 from assay.buffers import Arena, Layout, Values
-from assay.call import MODES, Passed, Question, Reply, ask, signature
+from assay.call import Passed, Question, Reply, ask, signature
 from assay.impl.kernel import Claims
+from assay.modes import GUARDS, MODES
 from assay.properties.trial import Answer, KernelError, NotCovered
 from assay.reference.arithmetic.oracle import Arguments
 
@@ -46,7 +47,7 @@ def lay(
     passed = {n: Passed(layout, start) for (n, layout), start in zip(layouts.items(), starts, strict=True)}
     laid = {n: (v, layouts[n], arena.region(passed[n].at, layouts[n])) for n, v in arrays.items()}
     for values, where, region in laid.values():
-        buffers.write(values, where, region)
+        buffers.write(values, where, region, other=mode == GUARDS)
     question = Question(
         positional={n: passed.get(n, asked[n]) for n in positional},
         named={n: passed.get(n, asked[n]) for n in named},
@@ -72,7 +73,9 @@ def answer(reply: Reply, laid: Laid, arena: Arena) -> Answer:
         outputs=tuple(map(found, reply.outputs)),
         gradients={n: found(g) for n, g in reply.gradients.items()},
         touched=tuple(n for n, of in laid.arrays.items() if buffers.touched(*of)),
-        trespassed=tuple(n for n, (_, where, region) in laid.arrays.items() if buffers.trespassed(where, region)),
+        trespassed=()
+        if laid.question.mode == GUARDS
+        else tuple(n for n, (_, where, region) in laid.arrays.items() if buffers.trespassed(where, region)),
         aliased=tuple(reply.aliased),
     )
 
@@ -98,6 +101,10 @@ class TorchSubject:
     @property
     def precision(self) -> str | None:
         return self.claims.precision
+
+    @property
+    def under(self) -> tuple[str, ...]:
+        return self.claims.under
 
     @property
     def differentiable(self) -> bool:

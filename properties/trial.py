@@ -7,9 +7,9 @@ this process or another, on a CPU or a GPU) is no business of this room.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -62,6 +62,24 @@ class Subject(Protocol):
         Raises: NotCovered where the kernel does not support the arguments; KernelError for anything that it raised.
         """
         ...
+
+
+class Hosted(Subject, Protocol):
+    """A kernel that runs in memory of its own, as against one that is emulated."""
+
+    @property
+    def under(self) -> tuple[str, ...]:
+        """What it claims to work under: `compile`, `vmap`, `autocast`."""
+        ...
+
+
+def hosted(subject: Subject) -> Hosted | None:
+    """The same subject, if it runs in memory of its own."""
+    return cast("Hosted", subject) if hasattr(subject, "under") else None
+
+
+class NotApplicable(Exception):
+    """A demand cannot be made here; the message says why, in one line."""
 
 
 class NotCovered(Exception):
@@ -173,6 +191,13 @@ class Trial:
         return self._answers[gradients]
 
     @property
+    def second(self) -> Answer:
+        """What it returns when it is called so again."""
+        if not hasattr(self, "_second"):
+            self._second = self.subject(self.case.arguments, None, ())
+        return self._second
+
+    @property
     def cotangents(self) -> tuple[Values, ...]:
         if not hasattr(self, "_cotangents"):
             self._cotangents = tuple(self.case.cotangent(e.shape, i) for i, e in enumerate(self.exact))
@@ -191,6 +216,57 @@ class Trial:
         shapes = tuple(b.shape for b in bound)
         self._check_shapes(outputs, shapes)
         return JUDGE.approximate(outputs[0], bound[0])
+
+    # Its arguments -------------------------------------------------------------------------------------------------
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The length of each axis, by its letter, as the inputs have it."""
+        found: dict[str, int] = {}
+        for item in self.operator.inputs:
+            values = self.case.arguments[item.name]
+            if values.ndim == len(item.axes.split()):  # a structure may give an input other axes
+                found |= dict(zip(item.axes.split(), values.shape, strict=True))
+        return found
+
+    def along(self, letter: str) -> list[tuple[str, int]]:
+        """The inputs that have an axis, and which it is of each."""
+        inputs = [(i.name, i.axes.split()) for i in self.operator.inputs]
+        return [
+            (name, axes.index(letter))
+            for name, axes in inputs
+            if letter in axes and self.case.arguments[name].ndim == len(axes)
+        ]
+
+    def resized(self, sizes: Mapping[str, int]) -> dict[str, Any]:
+        """The arguments with some axes of other lengths: cut, or repeated from the start."""
+        arguments = dict(self.case.arguments)
+        for letter, size in sizes.items():
+            for name, axis in self.along(letter):
+                arguments[name] = np.take(arguments[name], np.arange(size) % self.lengths[letter], axis)
+        return arguments
+
+    def called(
+        self, mode: str = "", arguments: Arguments | None = None, cotangents: Sequence[Values] | None = None
+    ) -> Answer:
+        """What the kernel returns, called in some mode; with cotangents, also the gradients. Nothing is compared."""
+        by = self.operator.tensors if cotangents is not None else ()
+        arguments = self.case.arguments if arguments is None else arguments
+        return self.subject(arguments, cotangents, by, mode) if mode else self.subject(arguments, cotangents, by)
+
+    def at(self, arguments: Arguments) -> Trial | None:
+        """A trial of the same kernel at other arguments; None where the definition has no meaning there."""
+        other = Trial(self.operator, self.subject, replace(self.case, arguments=arguments, regime="changed", memory={}))
+        try:
+            _ = other.exact
+        except (ArithmeticError, AssertionError, IndexError, TypeError, ValueError):
+            return None
+        return other
+
+    def pulled(self, *cotangents: Values) -> tuple[Values, ...]:
+        """The same, after these have become the cotangents of the trial."""
+        self._cotangents = cotangents
+        return cotangents
 
     def outputs(self, **changes: Any) -> tuple[Values, ...]:
         """What the kernel returns for the case's arguments with some changed; for laws that hold bit for bit."""
@@ -280,19 +356,28 @@ class Trial:
 
     def agree(self) -> None:
         """The outputs are of the right class and within their bounds; raises Violation otherwise."""
-        answer = self.answer()
-        for number, (got, exact, bound) in enumerate(zip(answer.outputs, self.exact, self.bound, strict=True)):
-            self.headroom = max(self.headroom, self.compare(_named(number, len(self.exact)), got, exact, bound))
+        self.headroom = max(self.headroom, self.agrees(self.answer().outputs))
 
     def agree_in_gradients(self) -> None:
-        answer = self.answer(gradients=True)
+        self.headroom = max(self.headroom, self.gradients_agree(self.answer(gradients=True).gradients))
+
+    def agrees(self, outputs: Sequence[Values]) -> float:
+        """The headroom of these outputs. Raises: Violation where they are not those of the case."""
+        self._checked(outputs, self.exact)
+        found = zip(outputs, self.exact, self.bound, strict=True)
+        return max(self.compare(_named(n, len(self.exact)), *parts) for n, parts in enumerate(found))
+
+    def gradients_agree(self, gradients: Mapping[str, Values]) -> float:
+        """The same for gradients."""
+        headroom = 0.0
         for name in self.operator.tensors:
             what = f"gradient of {name}"
-            if name not in answer.gradients:
+            if name not in gradients:
                 raise Violation(f"there is no {what}")
-            got, exact, bound = answer.gradients[name], self.exact_gradient[name], self.gradient_bound[name]
-            self._check_array(what, got, exact.shape)
-            self.headroom = max(self.headroom, self.compare(what, got, exact, bound))
+            exact, bound = self.exact_gradient[name], self.gradient_bound[name]
+            self._check_array(what, gradients[name], exact.shape)
+            headroom = max(headroom, self.compare(what, gradients[name], exact, bound))
+        return headroom
 
     def fits(
         self, definition: Definition, arguments: Arguments, *, own: bool = True, slack: Values | float = 0.0
