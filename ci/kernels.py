@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 MODULES = (
     "assay.impl.rope",
+    "assay.impl.attention",
     "assay.impl.triton.rope",
+    "assay.impl.adapters.torch",
     "assay.impl.adapters.transformers",
     "assay.impl.adapters.rotary_embedding_torch",
     "assay.impl.adapters.x_transformers",
