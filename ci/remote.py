@@ -84,7 +84,6 @@ def _kernel(content: Any) -> Described:
             requires=_texts(claims["requires"]),
             interpreted=_is(claims["interpreted"], bool),
             under=_texts(claims["under"]),
-            under=_texts(claims["under"]),
         )
     return Described(_is(content["name"], str), claims, takes)
 
@@ -166,10 +165,6 @@ class WorkerSubject:
     @property
     def differentiable(self) -> bool:
         return self.claims.backward != "none"
-
-    @property
-    def under(self) -> tuple[str, ...]:
-        return self.claims.under
 
     def supports(self, keyword: str) -> bool:
         return self._signature.supports(keyword)

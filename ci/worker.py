@@ -99,7 +99,6 @@ def _claims(claims: Any) -> dict[str, Any]:
         "requires": list(claims.requires),
         "interpreted": claims.interpreted,
         "under": list(claims.under),
-        "under": list(claims.under),
     }
 
 
