@@ -200,25 +200,23 @@ def check(
 
     if json_path is not None and not json_path.resolve().parent.is_dir():
         raise _Usage(f"there is no folder {json_path.resolve().parent} to write {json_path.name} into")
-    found, left_out, how = _configured(kernels, options)
-    work = [(kernel, dtype) for kernel in found for dtype in _dtypes(kernel, options["dtypes"])]
+    chosen, left_out, how = _configured(kernels, options)
+    work = [(kernel, dtype) for kernel in chosen for dtype in _dtypes(kernel, options["dtypes"])]
     numbered = [(number, *pair) for number, pair in enumerate(work)]
     path = journal_path or journals.FILE
-    asked = journals.question(found, numbered, how)
+    asked = journals.question(chosen, numbered, how)
     console = report.console()
     interrupted = False
     try:
-        if resume:
-            journal, done, told = journals.resume(path, asked, numbered)
-            click.echo(told, err=True) if told else None
-        else:
-            journal, done = journals.begin(path, asked), {}
-        for number, examination in _judged([w for w in numbered if w[0] not in done], how, options["jobs"], len(done)):
-            kernel = work[number][0]
-            reason = replay.store_all(kernel, examination, counterexamples or replay.FOLDER, options["device"])
-            click.echo(reason, err=True) if reason else None
-            journal.append(number, kernel, examination)
-            done[number] = examination
+        journal, done, told = (journals.resume if resume else journals.begin)(path, asked, numbered)
+        click.echo(told, err=True) if told else None
+        with journal:
+            for number, found in _judged([w for w in numbered if w[0] not in done], how, options["jobs"], len(done)):
+                kernel = work[number][0]
+                reasons = replay.store_all(kernel, found, counterexamples or replay.FOLDER, options["device"])
+                reasons = "\n".join(filter(None, (reasons, journal.append(number, kernel, found))))
+                click.echo(reasons, err=True) if reasons else None
+                done[number] = found
     except UsageError as error:
         raise _Usage(str(error)) from None
     except KeyboardInterrupt:

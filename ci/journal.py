@@ -13,6 +13,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -33,24 +34,47 @@ VERDICTS = ("pass", "fail", "error", "undecided", "skipped")
 
 
 class Journal:
-    """An open journal."""
+    """An open journal; without a file, one that cannot be kept."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, file: BinaryIO | None) -> None:
         self.path = path
         self._file = file
 
-    def append(self, number: int, kernel: Known, examination: Examination) -> None:
-        """Write a verdict, and wait until it is on the disk. Raises: OSError."""
-        self._file.write(_line({"number": number, "kernel": kernel.spelling, **recorded(examination)}))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def append(self, number: int, kernel: Known, examination: Examination) -> str:
+        """Write a verdict, and wait until it is on the disk. Returns why that could not be done, or nothing."""
+        if self._file is None:
+            return ""
+        try:
+            self._file.write(_line({"number": number, "kernel": kernel.spelling, **recorded(examination)}))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self.close()
+            return f"the journal is not kept any more: {self.path} cannot be written: {_why(error)}"
+        return ""
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):
+            if self._file is not None:
+                self._file.close()
+        self._file = None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-def begin(path: Path, question: Mapping[str, Any]) -> Journal:
-    """A new journal. One of an earlier run is kept beside it; raises UsageError where another file is in the way."""
+Opened = tuple[Journal, dict[int, Examination], str]
+"""A journal, the verdicts in it by number, and what the user should know."""
+
+
+def begin(path: Path, question: Mapping[str, Any], work: Work = ()) -> Opened:
+    """A new journal. One of an earlier run is kept beside it.
+
+    Raises: UsageError, in one line, where another file is in the way.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         earlier = path.with_name(path.name + ".previous")
@@ -65,19 +89,24 @@ def begin(path: Path, question: Mapping[str, Any]) -> Journal:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-        return Journal(path, _locked(path))
+        return Journal(path, _locked(path)), {}, ""
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {_why(error)}") from None
+        return (
+            Journal(path, None),
+            {},
+            f"there is no journal of this run: {path} cannot be written: {_why(error)}",
+        )
 
 
-def resume(path: Path, question: Mapping[str, Any], work: Work) -> tuple[Journal, dict[int, Examination], str]:
-    """The journal of a run that was ended, its verdicts by number, and what the user should know.
+def resume(path: Path, question: Mapping[str, Any], work: Work) -> Opened:
+    """The journal of a run that was ended.
 
     Raises: UsageError, in one line, for a journal that is not one of this question, or not a whole one.
     """
     try:
         if not path.exists():
-            return begin(path, question), {}, f"there is no journal {path} to resume: starting from the beginning"
+            journal, done, told = begin(path, question)
+            return journal, done, told or f"there is no journal {path} to resume: starting from the beginning"
         if not path.is_file():
             raise UsageError(f"{path} is not a file")
         file = _locked(path)
@@ -85,25 +114,20 @@ def resume(path: Path, question: Mapping[str, Any], work: Work) -> tuple[Journal
         raise UsageError(f"{path} cannot be read: {_why(error)}") from None
     try:
         content = file.read()
-        lines = content.split(b"\n")
-        torn = lines.pop()
+        *lines, torn = content.split(b"\n")
         if not lines:
             raise UsageError(f"{path} is not a journal of assay")
-        header = _first(path, lines[0])
-        _same(path, header, question)
-        rest = lines[1:]
-        whole = len(content) - len(torn)
-        if rest and not torn and _read(rest[-1]) is None:
-            torn = rest.pop() + b"\n"
-            whole -= len(torn)
-        done = _done(path, rest, work)
+        _same(path, _first(path, lines[0]), question)
+        verdicts = lines[1:]
+        if verdicts and not torn and _read(verdicts[-1]) is None:
+            torn = verdicts.pop() + b"\n"
+        done = _done(path, verdicts, work)
+        if torn:
+            file.truncate(len(content) - len(torn))
     except BaseException:
         file.close()
         raise
-    if torn:
-        file.truncate(whole)
-    told = f"the last line of {path} was torn and is dropped" if torn else ""
-    return Journal(path, file), done, told
+    return Journal(path, file), done, f"the last line of {path} was torn and is dropped" if torn else ""
 
 
 def question(kernels: Sequence[Known], work: Work, how: How) -> dict[str, Any]:
