@@ -157,7 +157,6 @@ class _Fit:
             self.weight = np.where(self.usable, 1 / bound.astype(np.float64) ** 2, 0)
         self.definition = trial.operator.definition
         self.left = self.off(trial.exact[0].midpoint)
-        self._sensitivities: dict[str, Values] = {}
 
     def off(self, exact: Values) -> Values:
         return np.where(self.usable, self.got - exact, 0).astype(np.float64)
@@ -169,10 +168,11 @@ class _Fit:
 
     def sensitivity(self, direction: Direction) -> Values:
         """g[...], which is zero where the case does not have the number."""
-        if direction.name not in self._sensitivities:
-            g = _sensitivity(direction, self.trial.case.arguments)
-            self._sensitivities[direction.name] = np.where(self.usable & np.isfinite(g), g, 0)
-        return self._sensitivities[direction.name]
+        known = self.trial.sensitivities
+        if direction.name not in known:
+            known[direction.name] = _sensitivity(direction, self.trial.case.arguments)
+        g = known[direction.name]
+        return np.where(self.usable & np.isfinite(g), g, 0)
 
 
 def _fitted(direction: Direction, fits: Sequence[_Fit]) -> Shift | None:

@@ -153,12 +153,15 @@ class Trial:
         """The largest |error| / bound seen so far in this trial."""
         self._answers: dict[bool, Answer] = {}
         self._bounds: dict[Any, tuple[Values, ...]] = {}
+        self.sensitivities: dict[str, Values] = {}
+        """By the name of a number of the definition, how the exact output moves with it; filled where it is needed."""
         self._known: Trial | None = None
         """A trial of the same case by a kernel of other claims."""
 
     def under(self, subject: Subject) -> Trial:
         """The same case for another kernel. What is true of the case is not computed again."""
         other = Trial(self.operator, subject, self.case)
+        other.sensitivities = self.sensitivities
         if (subject.form, subject.precision) != (self.subject.form, self.subject.precision):
             other._known, other._cotangents = self, self.cotangents
             return other
