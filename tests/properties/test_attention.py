@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,9 @@ HALF = ("bfloat16", "float16")
 ALL = ("float32", *HALF)
 
 
+SHORT = replace(QUICK, shrink_seconds=0.2)
+
+
 def subject(name: str, function: Callable[..., Any], **claims: Any) -> TorchSubject:
     return TorchSubject(name, function, Claims(ATTENTION.name, **claims), keywords(ATTENTION))
 
@@ -43,7 +47,7 @@ def failures(found: Examination) -> dict[str, str]:
     return {r.property: r.message for r in found.results if r.verdict not in ("pass", "skipped")}
 
 
-@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize("dtype", ["float32", *(pytest.param(d, marks=pytest.mark.nightly) for d in HALF)])
 @pytest.mark.parametrize("name", kernels.RIGHT)
 def test_right_kernels_pass_under_the_form_that_they_claim(name: str, dtype: str) -> None:
     function, form = kernels.RIGHT[name]
@@ -56,9 +60,7 @@ def test_right_kernels_pass_under_the_form_that_they_claim(name: str, dtype: str
 def test_wrong_kernels_fail_and_are_named(name: str) -> None:
     function, told = kernels.WRONG[name]
     only = ("agrees_with_oracle", "parameters_are_meant")
-    found = examine(
-        ATTENTION, subject(name, function), "float32", effort=Effort(climb=0, shrink_seconds=0.5), only=only
-    )
+    found = examine(ATTENTION, subject(name, function), "float32", effort=SHORT, only=only)
     result = found.results[0]
     assert result.verdict == "fail"
     if told is not None:
@@ -74,7 +76,7 @@ def test_tf32_is_a_precision_of_its_own() -> None:
     assert failures(judged("tf32", kernels.tf32)).keys() >= {"agrees_with_oracle", "gradients_agree"}
 
 
-@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.nightly)])
 def test_every_step_in_half_is_a_precision_of_its_own(dtype: str) -> None:
     found = judged("eager", kernels.eager, dtype)
     assert failures(found)
