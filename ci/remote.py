@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from assay.buffers import Misfit, Values
-from assay.call import MODES, Signature, shortened
+from assay.call import Signature, shortened
 from assay.impl.kernel import Claims
 from assay.loading import UsageError
 from assay.messages import asked, reply
+from assay.modes import MODES
 from assay.process import Ended, Limits, Worker
 from assay.properties.trial import Answer, GivenUp, KernelError
 from assay.reference.arithmetic.oracle import Arguments
@@ -82,6 +83,7 @@ def _kernel(content: Any) -> Described:
             backward="none" if backward == "none" else "autograd" if backward == "autograd" else _elsewhere,
             requires=_texts(claims["requires"]),
             interpreted=_is(claims["interpreted"], bool),
+            under=_texts(claims["under"]),
         )
     return Described(_is(content["name"], str), claims, takes)
 
@@ -155,6 +157,10 @@ class WorkerSubject:
     @property
     def precision(self) -> str | None:
         return self.claims.precision
+
+    @property
+    def under(self) -> tuple[str, ...]:
+        return self.claims.under
 
     @property
     def differentiable(self) -> bool:

@@ -98,6 +98,7 @@ def _claims(claims: Any) -> dict[str, Any]:
         "backward": "function" if callable(claims.backward) else claims.backward,
         "requires": list(claims.requires),
         "interpreted": claims.interpreted,
+        "under": list(claims.under),
     }
 
 

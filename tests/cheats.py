@@ -175,10 +175,10 @@ def known_sizes(x: torch.Tensor, position: torch.Tensor, *, base: float = 10000.
 
 
 def tired(x: torch.Tensor, position: torch.Tensor, *, base: float = 10000.0) -> torch.Tensor:
-    """computes in bfloat16 from the 50th call on, when it takes the test to be over"""
+    """computes in bfloat16 from the 20th call on, when it takes the test to be over"""
     _CALLS[0] += 1
     out = right(x, position, base=base)
-    return out if _CALLS[0] < 50 else out.bfloat16().to(out.dtype)
+    return out if _CALLS[0] < 20 else out.bfloat16().to(out.dtype)
 
 
 def most_of_it(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from assay.kernels import resolve
+from assay.process import Limits
 from assay.properties.judgement import Effort, examine
 from tests import cheats
 from tests.cheats import CHEATS, ELSEWHERE, Cheat
 from tests.properties.test_judgement import subject
 
 
-EFFORT = Effort(examples=32, climb=0, pooled=0, shrink_seconds=0)
+EFFORT = Effort(examples=24, climb=0, pooled=0, shrink_seconds=0)
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +44,16 @@ def test_every_number_is_there() -> None:
 
 def test_the_page_is_in_step() -> None:
     assert (Path(cheats.__file__).parent / "CHEATS.md").read_text(encoding="utf-8") == cheats.page()
+
+
+@pytest.mark.parametrize("cheat", [c for c in CHEATS if c.alone], ids=lambda c: c.kernel.__name__)
+def test_in_a_process_of_its_own_nothing_is_there_to_be_found(cheat: Cheat, tmp_path: Path) -> None:
+    """Beside the judge it passes, as any kernel can that reads the judge's memory."""
+    beside = examine(cheat.operator, subject(cheat.kernel, backward="none"), "float32", effort=EFFORT, only=(cheat.by,))
+    assert beside.verdict == "pass"
+    path = tmp_path / "alone.py"
+    path.write_text(f"import gc\nimport inspect\nimport torch\n\n\n{inspect.getsource(cheat.kernel)}", encoding="utf-8")
+    limits = Limits()
+    (known,) = resolve(f"{cheat.operator.name}={path}:{cheat.kernel.__name__}", limits)
+    alone = examine(cheat.operator, known.subject("cpu", limits), "float32", effort=EFFORT, only=(cheat.by,))
+    assert alone.verdict == cheat.verdict
