@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from assay.properties.contract import Operator
+from assay.properties.linear_attention import LINEAR_ATTENTION, UNNORMALIZED_ATTENTION
 from assay.properties.rope import ROPE
 
 
-OPERATORS: dict[str, Operator] = {o.name: o for o in (ROPE,)}
+OPERATORS: dict[str, Operator] = {o.name: o for o in (ROPE, UNNORMALIZED_ATTENTION, LINEAR_ATTENTION)}
 """The operators of assay, by name."""
