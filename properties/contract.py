@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 Definition = Callable[..., Any]
+Draw = Callable[[Any], Any]
+"""Hypothesis's `draw`."""
 Sizes = Mapping[str, int]
 """The length of each axis, by its letter."""
 
@@ -133,10 +135,8 @@ class Operator:
     survivors: Mapping[str, str] = field(default_factory=dict)
     """Why a mutant is rightly not rejected: a pattern for `name dtype`, and the reason."""
     properties: tuple[Property, ...] = ()
-    structure: Callable[[Callable[[Any], Any], Sizes, Callable[[str], bool], Mapping[str, str]], Structure] | None = (
-        None
-    )
-    """Draws keywords that depend on sizes or conventions: (draw, sizes, supports keyword?, conventions) -> Structure."""
+    structure: Callable[[Draw, Sizes, Callable[[str], bool], Mapping[str, str]], Structure] | None = None
+    """Draws what depends on sizes or conventions: (draw, sizes, supports keyword?, conventions) -> Structure."""
     source: str = ""
     """Paper and equation."""
 
