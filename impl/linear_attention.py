@@ -87,7 +87,7 @@ def linear_attention(
 
 
 def _elu_plus_one(x: Tensor) -> Tensor:
-    return torch.where(x > 0, x + 1, x.clamp(max=0).exp())
+    return x.clamp(max=0).exp() + x.relu()
 
 
 def _one_and_direction(x: Tensor) -> Tensor:
@@ -120,14 +120,13 @@ def full_attention(
 ) -> tuple[Tensor, Tensor]:
     """Every query sees every key. The output and the state after the keys, in the dtype of q."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    after = phi(k.to(wide)).mT @ _values(v, normalize, wide)
+    b, values = phi(k.to(wide)), v.to(wide)
+    after = _summed(b, values, normalize)
     if state is not None:
         after = after + state.to(wide)
     out = phi(q.to(wide)) @ after
     if normalize:
-        total = _total(out[..., -1:], eps, denominator)
-        none = total == 0
-        out = (out[..., :-1] / total.masked_fill(none, 1)).masked_fill(none, 0)
+        out = out[..., :-1] * _inverse(_total(out[..., -1:], eps, denominator))
     return out.to(q.dtype), after.to(q.dtype)
 
 
@@ -159,62 +158,74 @@ class _Causal(torch.autograd.Function):
         denominator: str,
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(q.dtype, torch.float32)
-        out = torch.empty(*q.shape[:-1], v.shape[-1], dtype=q.dtype, device=q.device)
+        e = v.shape[-1]
+        out = torch.empty(*q.shape[:-1], e, dtype=q.dtype, device=q.device)
         total = torch.empty(*q.shape[:-1], 1, dtype=wide, device=q.device) if normalize else None
-        carried = None if state is None else state.to(wide)
-        for start, stop, chunk in _blocks(q.shape[-2]):
-            a, b = (phi(_cut(x, start, stop, chunk).to(wide)) for x in (q, k))
-            values = _values(_cut(v, start, stop, chunk), normalize, wide)
-            before, carried = _prefix(b.mT @ values, carried)
-            sums = ((a @ b.mT).tril_() @ values).add_(a @ before)
-            if total is not None:
-                weight = sums[..., -1:]
-                _cut(total, start, stop, chunk).copy_(weight)
-                weight = _total(weight, eps, denominator)
-                none = weight == 0
-                sums = (sums[..., :-1] / weight.masked_fill(none, 1)).masked_fill_(none, 0)
-            _cut(out, start, stop, chunk).copy_(sums)
-        if carried is None:
-            carried = phi(k.to(wide)).mT @ _values(v, normalize, wide)
+        carried = _state_before(q, v, phi, normalize, state)
+        for bounds in _blocks(q.shape[-2]):
+            a, b = (phi(_cut(x, *bounds).to(wide)) for x in (q, k))
+            values = _cut(v, *bounds).to(wide)
+            before, carried = _prefix(_summed(b, values, normalize), carried)
+            weights = (a @ b.mT).tril_()
+            sums = (weights @ values).add_(a @ before[..., :e])
+            target = _cut(out, *bounds)
+            if total is None:
+                target.copy_(sums)
+                continue
+            weight = weights.sum(dim=-1, keepdim=True).add_(a @ before[..., e:])
+            _cut(total, *bounds).copy_(weight)
+            inverse = _inverse(_total(weight, eps, denominator))
+            if target.dtype == wide:
+                torch.mul(sums, inverse, out=target)
+            else:
+                target.copy_(sums.mul_(inverse))
         ctx.save_for_backward(q, k, v, state, out, total)
         ctx.settings = phi, normalize, eps, denominator
         return out, carried.to(q.dtype)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, g: Tensor, later: Tensor) -> tuple[Tensor | None, ...]:
         """Forward over the chunks for q, which needs the states; then back over them for k and v."""
         q, k, v, state, out, total = ctx.saved_tensors
         phi, normalize, eps, denominator = ctx.settings
         wide = torch.promote_types(q.dtype, torch.float32)
-        grads = [torch.empty_like(x) for x in (q, k, v)]
+        e = v.shape[-1]
+        grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
+        by_value, by_weight = g, None
+        if normalize:
+            inverse = _inverse(_total(total, eps, denominator))
+            by_value = g * inverse
+            by_weight = -(by_value * out).sum(dim=-1, keepdim=True, dtype=wide)
+            if denominator == "clamp":
+                by_weight = by_weight.masked_fill(total < eps, 0)
         blocks = list(_blocks(q.shape[-2]))
 
-        def block(start: int, stop: int, chunk: int) -> tuple[Tensor, ...]:
-            queries, keys = (_cut(x, start, stop, chunk).to(wide) for x in (q, k))
-            values = _values(_cut(v, start, stop, chunk), normalize, wide)
-            given = _cut(g, start, stop, chunk).to(wide)
-            if normalize:
-                own, whole = _cut(out, start, stop, chunk).to(wide), _cut(total, start, stop, chunk)
-                given = _through_quotient(given, own, whole, eps, denominator)
-            return queries, keys, values, given
+        def block(bounds: tuple[int, int, int]) -> tuple[Tensor, ...]:
+            """Queries, keys, values, cotangents, and the cotangents of the weights, [.., chunk, chunk]."""
+            queries, keys, values, given = (_cut(x, *bounds).to(wide) for x in (q, k, v, by_value))
+            of_weights = given @ values.mT
+            if by_weight is not None:
+                own = _cut(by_weight, *bounds)
+                of_weights, given = of_weights.add_(own), torch.cat((given, own), dim=-1)
+            return queries, keys, values, given, of_weights.tril_()
 
-        carried = None if state is None else state.to(wide)
+        carried = _state_before(q, v, phi, normalize, state)
         for bounds in blocks:
-            queries, keys, values, given = block(*bounds)
+            queries, keys, values, given, of_weights = block(bounds)
             b = phi(keys)
-            before, carried = _prefix(b.mT @ values, carried)
-            da = ((given @ values.mT).tril_() @ b).add_(given @ before.mT)
-            _cut(grads[0], *bounds).copy_(_pulled(phi, queries, da)[1])
+            before, carried = _prefix(_summed(b, values, normalize), carried)
+            _cut(grads[0], *bounds).copy_(_pulled(phi, queries, (of_weights @ b).add_(given @ before.mT))[1])
         carried = later.to(wide)
         for bounds in reversed(blocks):
-            queries, keys, values, given = block(*bounds)
+            queries, keys, values, given, of_weights = block(bounds)
             a = phi(queries)
             after, carried = _suffix(a.mT @ given, carried)
-            b, dk = _pulled(phi, keys, ((values @ given.mT).triu_() @ a).add_(values @ after.mT))
-            dv = ((b @ a.mT).triu_() @ given).add_(b @ after)
+            db = (of_weights.mT @ a).add_(values @ after[..., :e].mT)
+            b, dk = _pulled(phi, keys, db if by_weight is None else db.add_(after[..., e:].mT))
+            dv = ((a @ b.mT).tril_().mT @ given[..., :e]).add_(b @ after[..., :e])
             _cut(grads[1], *bounds).copy_(dk)
-            _cut(grads[2], *bounds).copy_(dv[..., : v.shape[-1]])
+            _cut(grads[2], *bounds).copy_(dv)
         return (*grads, None if state is None else carried.to(state.dtype), None, None, None, None)
 
 
@@ -232,10 +243,23 @@ def _cut(x: Tensor, start: int, stop: int, chunk: int) -> Tensor:
     return x[:, :, start:stop].view(*x.shape[:2], -1, chunk, x.shape[-1])
 
 
-def _prefix(sums: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The state before each chunk, and after the last, of what each chunk adds, [b, h, number, r, n]."""
-    first = torch.zeros_like(sums[:, :, 0]) if before is None else before
-    running = torch.cat((first[:, :, None], sums), dim=2).cumsum(dim=2)
+def _state_before(q: Tensor, v: Tensor, phi: Features, normalize: bool, state: Tensor | None) -> Tensor:
+    wide = torch.promote_types(q.dtype, torch.float32)
+    if state is not None:
+        return state.to(wide)
+    r = phi(q[..., :1, :].to(wide)).shape[-1]
+    return torch.zeros(*q.shape[:2], r, v.shape[-1] + normalize, dtype=wide, device=q.device)
+
+
+def _summed(b: Tensor, values: Tensor, normalize: bool) -> Tensor:
+    """What each chunk adds to the state, [b, h, number, r, n]."""
+    sums = b.mT @ values
+    return torch.cat((sums, b.sum(dim=-2)[..., None]), dim=-1) if normalize else sums
+
+
+def _prefix(sums: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    """The state before each chunk, and after the last."""
+    running = torch.cat((before[:, :, None], sums), dim=2).cumsum(dim=2)
     return running[:, :, :-1], running[:, :, -1]
 
 
@@ -245,25 +269,15 @@ def _suffix(sums: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
     return states.flip(2), first
 
 
-def _values(v: Tensor, normalize: bool, wide: torch.dtype) -> Tensor:
-    """(v, 1), or v."""
-    return functional.pad(v.to(wide), (0, 1), value=1.0) if normalize else v.to(wide)
-
-
 def _total(weight: Tensor, eps: float, denominator: str) -> Tensor:
     """The sum of the weights with eps."""
     return weight + eps if denominator == "plus" else weight.clamp(min=eps)
 
 
-def _through_quotient(g: Tensor, out: Tensor, weight: Tensor, eps: float, denominator: str) -> Tensor:
-    """The cotangents of the sums of values and of weights, side by side."""
-    total = _total(weight, eps, denominator)
+def _inverse(total: Tensor) -> Tensor:
+    """1 / total, and 0 where it is 0."""
     none = total == 0
-    by_value = g / total.masked_fill(none, 1)
-    by_weight = -(by_value * out).sum(dim=-1, keepdim=True)
-    if denominator == "clamp":
-        by_weight = by_weight.masked_fill_(weight < eps, 0)
-    return torch.cat((by_value, by_weight), dim=-1).masked_fill_(none, 0)
+    return total.masked_fill(none, 1).reciprocal().masked_fill(none, 0)
 
 
 def _pulled(phi: Features, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ n column of the state (e + 1, or e).
 Feature maps: "elu+1" (x + 1 above 0, exp(x) below), "relu", "identity", "exp"; "1+x", the features (1, x / |x|), whose
 weights 1 + cos(q_i, k_j) are those of exp to first order; "softmax", over the channels of a query and over the
 positions of a channel of the keys, whose weights add up to 1 as they are: nothing is divided, and as every key enters
-every feature, it is neither causal nor continued from a state. The direction of a zero vector is 0, and has no gradient.
+every feature, it is neither causal nor continued from a state. The direction of a zero vector is 0, without gradient.
 
 A denominator that is zero gives 0, and no gradient passes through it.
 
