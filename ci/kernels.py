@@ -27,6 +27,7 @@ MODULES = (
     "assay.impl.rope",
     "assay.impl.linear_attention",
     "assay.impl.triton.rope",
+    "assay.impl.triton.linear_attention",
     "assay.impl.adapters.transformers",
     "assay.impl.adapters.rotary_embedding_torch",
     "assay.impl.adapters.x_transformers",

@@ -63,24 +63,29 @@ def linear_attention(
 
     Raises: ValueError for an unknown map or denominator, t != s where causal, and "softmax" causal or with a state.
     """
-    if causal and q.shape[-2] != k.shape[-2]:
-        raise ValueError(f"causal linear attention needs as many keys as queries, not {k.shape[-2]} and {q.shape[-2]}")
-    if denominator not in ("plus", "clamp"):
-        raise ValueError(f"denominator must be plus or clamp, not {denominator!r}")
-    wide = torch.promote_types(q.dtype, torch.float32)
+    check(q, k, feature_map, causal, denominator, state is not None or return_state)
     if feature_map == "softmax":
-        if causal or state is not None or return_state:
-            raise ValueError('the feature map "softmax" is neither causal nor continued from a state')
+        wide = torch.promote_types(q.dtype, torch.float32)
         sums = k.to(wide).softmax(dim=-2).mT @ v.to(wide)
         return (q.to(wide).softmax(dim=-1) @ sums).to(q.dtype)
-    if feature_map not in MAPS:
-        raise ValueError(f"feature_map must be one of {', '.join((*MAPS, 'softmax'))}, not {feature_map!r}")
     phi = MAPS[feature_map]
     if causal:
         out, after = causal_attention(q, k, v, phi, normalize, eps, denominator, state)
     else:
         out, after = full_attention(q, k, v, phi, normalize, eps, denominator, state)
     return (out, after) if return_state else out
+
+
+def check(q: Tensor, k: Tensor, feature_map: str, causal: bool, denominator: str, stateful: bool) -> None:
+    """Raises: ValueError, as `linear_attention`."""
+    if causal and q.shape[-2] != k.shape[-2]:
+        raise ValueError(f"causal linear attention needs as many keys as queries, not {k.shape[-2]} and {q.shape[-2]}")
+    if denominator not in ("plus", "clamp"):
+        raise ValueError(f"denominator must be plus or clamp, not {denominator!r}")
+    if feature_map == "softmax" and (causal or stateful):
+        raise ValueError('the feature map "softmax" is neither causal nor continued from a state')
+    if feature_map != "softmax" and feature_map not in MAPS:
+        raise ValueError(f"feature_map must be one of {', '.join((*MAPS, 'softmax'))}, not {feature_map!r}")
 
 
 # Feature maps ------------------------------------------------------------------------------------------------------
@@ -192,22 +197,16 @@ class _Causal(torch.autograd.Function):
         wide = torch.promote_types(q.dtype, torch.float32)
         e = v.shape[-1]
         grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
-        by_value, by_weight = g, None
         if normalize:
-            inverse = _inverse(_total(total, eps, denominator))
-            by_value = g * inverse
-            by_weight = -(by_value * out).sum(dim=-1, keepdim=True, dtype=wide)
-            if denominator == "clamp":
-                by_weight = by_weight.masked_fill(total < eps, 0)
+            g = through_quotient(g, out, total, eps, denominator)
         blocks = list(_blocks(q.shape[-2]))
 
         def block(bounds: tuple[int, int, int]) -> tuple[Tensor, ...]:
             """Queries, keys, values, cotangents, and the cotangents of the weights, [.., chunk, chunk]."""
-            queries, keys, values, given = (_cut(x, *bounds).to(wide) for x in (q, k, v, by_value))
-            of_weights = given @ values.mT
-            if by_weight is not None:
-                own = _cut(by_weight, *bounds)
-                of_weights, given = of_weights.add_(own), torch.cat((given, own), dim=-1)
+            queries, keys, values, given = (_cut(x, *bounds).to(wide) for x in (q, k, v, g))
+            of_weights = given[..., :e] @ values.mT
+            if normalize:
+                of_weights.add_(given[..., e:])
             return queries, keys, values, given, of_weights.tril_()
 
         carried = _state_before(q, v, phi, normalize, state)
@@ -215,14 +214,14 @@ class _Causal(torch.autograd.Function):
             queries, keys, values, given, of_weights = block(bounds)
             b = phi(keys)
             before, carried = _prefix(_summed(b, values, normalize), carried)
-            _cut(grads[0], *bounds).copy_(_pulled(phi, queries, (of_weights @ b).add_(given @ before.mT))[1])
+            _cut(grads[0], *bounds).copy_(pulled(phi, queries, (of_weights @ b).add_(given @ before.mT))[1])
         carried = later.to(wide)
         for bounds in reversed(blocks):
             queries, keys, values, given, of_weights = block(bounds)
             a = phi(queries)
             after, carried = _suffix(a.mT @ given, carried)
             db = (of_weights.mT @ a).add_(values @ after[..., :e].mT)
-            b, dk = _pulled(phi, keys, db if by_weight is None else db.add_(after[..., e:].mT))
+            b, dk = pulled(phi, keys, db.add_(after[..., e:].mT) if normalize else db)
             dv = ((a @ b.mT).tril_().mT @ given[..., :e]).add_(b @ after[..., :e])
             _cut(grads[1], *bounds).copy_(dk)
             _cut(grads[2], *bounds).copy_(dv)
@@ -280,7 +279,16 @@ def _inverse(total: Tensor) -> Tensor:
     return total.masked_fill(none, 1).reciprocal().masked_fill(none, 0)
 
 
-def _pulled(phi: Features, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+def through_quotient(g: Tensor, out: Tensor, total: Tensor, eps: float, denominator: str) -> Tensor:
+    """The cotangents of the sums of values and of weights, side by side."""
+    by_value = g * _inverse(_total(total, eps, denominator))
+    by_weight = -(by_value * out).sum(dim=-1, keepdim=True)
+    if denominator == "clamp":
+        by_weight = by_weight.masked_fill(total < eps, 0)
+    return torch.cat((by_value, by_weight), dim=-1)
+
+
+def pulled(phi: Features, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """phi(x), and the cotangent of x."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
