@@ -37,6 +37,9 @@ MODULES = (
     "assay.impl.adapters.onnxruntime",
     "assay.impl.adapters.liger_kernel",
     "assay.impl.adapters.fla",
+    "assay.impl.adapters.performer_pytorch",
+    "assay.impl.adapters.linear_attention_transformer",
+    "assay.impl.adapters.lightning_attn",
 )
 """Where the kernels known to assay are. Adding one is a line here."""
 

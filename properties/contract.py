@@ -107,6 +107,8 @@ class Property:
     residual: Callable[[Trial], Array | None]
     needs: tuple[str, ...] = ()
     """Keywords without which a kernel cannot be asked."""
+    about: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The conventions that it is about, by name, where it is not about all: other values are outside its domain."""
 
 
 @dataclass(frozen=True)

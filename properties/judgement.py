@@ -277,6 +277,7 @@ class _Run:
 
         def missing() -> list[Check]:
             able = [c for c in self.demands if not c.universal and all(map(self.subject.supports, c.needs))]
+            able = [c for c in able if not self._other_conventions(c)]
             return [c for c in able if not self.tallies[c.name].cases and not self.tallies[c.name].refused]
 
         def one(case: Case) -> None:
@@ -290,6 +291,10 @@ class _Run:
             with suppress(Enough):
                 self._drawn(one, ROUNDS * self.effort.examples, (Phase.generate,))
             self.round += 1
+
+    def _other_conventions(self, check: Check) -> str:
+        """The name of a convention that the property is about in values only that the kernel is not judged under."""
+        return next((n for n, values in check.about.items() if not set(values) & set(self.conventions[n])), "")
 
     def _agreement_failed(self) -> bool:
         tally = self.tallies.get(AGREEMENT.name)
@@ -385,6 +390,8 @@ class _Run:
                 out.verdict, out.message = "skipped", "the kernel claims no backward"
             elif lacking:
                 out.verdict, out.message = "skipped", f"the kernel does not have {', '.join(lacking)}"
+            elif other := self._other_conventions(check):
+                out.verdict, out.message = "skipped", f"it is not about {other}={', '.join(self.conventions[other])}"
             elif self.refusal:
                 out.verdict, out.message = "skipped", self.refusal
             else:

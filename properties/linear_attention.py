@@ -16,10 +16,13 @@ from assay.reference import linear_attention as reference
 from assay.reference.arithmetic.array import Array, vanishes
 
 
-POSITIVE = ("elu+1", "exp", "softmax")
+POSITIVE = {"feature_map": ("elu+1", "exp", "softmax")}
 """Maps whose weights are all positive: their sum is never 0."""
-DIRECTIONS = ("relu", "identity", "1+x")
+DIRECTIONS = {"feature_map": ("relu", "identity", "1+x")}
 """Maps for which a longer query has longer features, or the same."""
+SOFTMAX = {"feature_map": ("softmax",)}
+OTHERS = {"feature_map": tuple(name for name in reference.FEATURE_MAPS if name != "softmax")}
+"""Maps that may be causal, and continued from a state."""
 
 
 def _structure(
@@ -187,10 +190,9 @@ def _asked(trial: Trial, name: str) -> Any:
 
 
 def _averages(trial: Trial) -> bool:
-    """Are the weights of the values positive numbers that add up to 1?"""
+    """Do the weights of the values add up to 1?"""
     arguments = trial.case.arguments
-    positive = _asked(trial, "feature_map") in POSITIVE
-    return bool(positive and _asked(trial, "normalize") and not arguments["eps"] and arguments.get("state") is None)
+    return bool(_asked(trial, "normalize") and not arguments["eps"] and arguments.get("state") is None)
 
 
 def _hull(trial: Trial) -> Array | None:
@@ -258,8 +260,8 @@ def _values_add(trial: Trial) -> Array | None:
 
 
 def _longer_queries(trial: Trial) -> Array | None:
-    feature_map, eps = _asked(trial, "feature_map"), trial.case.arguments["eps"]
-    if feature_map not in DIRECTIONS or not _asked(trial, "normalize") or (eps and feature_map != "1+x"):
+    eps = trial.case.arguments["eps"]
+    if not _asked(trial, "normalize") or (eps and _asked(trial, "feature_map") != "1+x"):
         return None
     q = _arrays(trial)[0]
     with np.errstate(over="ignore"):
@@ -271,8 +273,6 @@ def _longer_queries(trial: Trial) -> Array | None:
 
 def _softmax_shifts(trial: Trial) -> Array | None:
     """Queries and keys of few bits, so that the sums are exact in every dtype."""
-    if _asked(trial, "feature_map") != "softmax":
-        return None
     q, k, _ = _arrays(trial)
     few = [np.clip(np.rint(x.astype(np.float64) * 4), -16, 16) / 4 for x in (q, k)]
     row, column = (*q.shape[:-1], 1), (*k.shape[:-2], 1, k.shape[-1])
@@ -300,7 +300,9 @@ def _future(trial: Trial) -> Array | None:
         return None
     before, after = trial.answer().outputs[0], trial.outputs(**changes)[0]
     before, after = before[..., : last + 1, :], after[..., : last + 1, :]
-    return trial.given(((before != after) & finite).astype(np.int64))
+    with np.errstate(invalid="ignore"):
+        same = (before == after) | (np.isnan(before) & np.isnan(after))
+    return trial.given((~same & finite).astype(np.int64))
 
 
 def _last_query(trial: Trial) -> Array | None:
@@ -312,8 +314,6 @@ def _last_query(trial: Trial) -> Array | None:
 
 def _handed_over(trial: Trial) -> Array | None:
     """The state after some of the keys takes their place: what follows is as in the whole."""
-    if _asked(trial, "feature_map") == "softmax":
-        return None
     q, k, v = _arrays(trial)
     s = k.shape[-2]
     if s == 1:
@@ -373,23 +373,37 @@ LINEAR_ATTENTION = Operator(
     strays={"stray_eps": _eps_in_denominator, "feature_eps": _eps_in_features},
     structure=_structure,
     properties=(
-        Property("within_the_values", "positive weights: min_j v_j <= o <= max_j v_j, by channel", _hull),
-        Property("weights_sum_to_one", "positive weights: v = 1 gives o = 1", _ones),
-        Property("one_key_gives_its_value", "positive weights, s = 1: o = v", _one_key),
+        Property(
+            "within_the_values", "positive weights: min_j v_j <= o <= max_j v_j, by channel", _hull, about=POSITIVE
+        ),
+        Property("weights_sum_to_one", "positive weights: v = 1 gives o = 1", _ones, about=POSITIVE),
+        Property("one_key_gives_its_value", "positive weights, s = 1: o = v", _one_key, about=POSITIVE),
         Property("keys_permute", "not causal: keys and values in another order change nothing", _keys_permute),
         Property("queries_permute", "not causal: queries in another order permute o", _queries_permute),
         Property("values_add", "o(v + v') = o(v) + o(v')", _values_add),
-        Property("longer_queries_look_the_same", "relu, identity, 1+x, normalised: o(4 q) = o(q)", _longer_queries),
-        Property("softmax_ignores_shifts", "softmax: q_i + x_i and k_jc + y_c change nothing", _softmax_shifts),
-        Property("future_is_unseen", "whatever later keys hold, o keeps its bits", _future, ("causal",)),
         Property(
-            "last_query_sees_all", "causal: the last o is that of its query alone, not causal", _last_query, ("causal",)
+            "longer_queries_look_the_same",
+            "relu, identity, 1+x, normalised: o(4 q) = o(q)",
+            _longer_queries,
+            about=DIRECTIONS,
+        ),
+        Property(
+            "softmax_ignores_shifts", "softmax: q_i + x_i and k_jc + y_c change nothing", _softmax_shifts, about=SOFTMAX
+        ),
+        Property("future_is_unseen", "whatever later keys hold, o keeps its bits", _future, ("causal",), about=OTHERS),
+        Property(
+            "last_query_sees_all",
+            "causal: the last o is that of its query alone, not causal",
+            _last_query,
+            ("causal",),
+            about=OTHERS,
         ),
         Property(
             "state_is_handed_over",
             "the state after any number of keys stands for them",
             _handed_over,
             ("state", "return_state"),
+            about=OTHERS,
         ),
     ),
     source="A. Katharopoulos et al., Transformers are RNNs, arXiv:2006.16236, equations 4-12",
@@ -454,6 +468,9 @@ UNNORMALIZED_ATTENTION = Operator(
         "divided_by_keys": _weighted(lambda w: w / w.shape[-1]),
         "divided_by_root_of_channels": _divided_by_channels,
         "last_key_dropped": lambda q, k, v, **rest: q @ (k[..., :-1, :].mT @ v[..., :-1, :]),
+    },
+    survivors={
+        "order ignored *": "the order says how to compute, not what: a kernel may know one that is good for both"
     },
     structure=_order,
     properties=(

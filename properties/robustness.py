@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,6 +24,7 @@ class Check:
     universal: bool = True
     """Owed by every kernel, and tried on every case; the contract's own properties take turns."""
     needs: tuple[str, ...] = ()
+    about: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def _agrees(trial: Trial) -> bool:
@@ -78,6 +79,9 @@ def _from_property(rule: Property) -> Check:
     def holds(trial: Trial) -> bool:
         if not all(map(trial.subject.supports, rule.needs)):
             return False
+        asked = {name: trial.case.arguments.get(name, values[0]) for name, values in trial.operator.conventions.items()}
+        if any(asked[name] not in values for name, values in rule.about.items()):
+            return False
         with JUDGE.context():
             residual = rule.residual(trial)
         if residual is None:
@@ -88,4 +92,4 @@ def _from_property(rule: Property) -> Check:
         trial.compare("residual", value, zero, error)
         return True
 
-    return Check(rule.name, rule.law, holds, universal=False, needs=rule.needs)
+    return Check(rule.name, rule.law, holds, universal=False, needs=rule.needs, about=rule.about)
