@@ -258,17 +258,26 @@ def divisor(total: Any, eps: Any, denominator: str) -> Any:
 def normalised(sums: Sums, a: Any, b: Any, v: Any, over: str, state: Any, eps: Any, denominator: str) -> Any:
     """The sums of the values, divided by those of the weights; 0 where these are 0.
 
-    The sum divides, or its inverse multiplies; or weights are divided before they meet the values, or the features of
-    the query: each of these is a rounding of one term, and the last of them covers the others.
+    The sum divides, or its inverse multiplies.
     """
     xp = array_namespace(a)
-    e = v.shape[-1]
-    out = sums(scaled(a), b, with_ones(v), over, state)
-    total = divisor(out[..., e:], eps, denominator)
+    out, total = numerator_and_total(sums, a, b, v, over, state)
+    total = divisor(total, eps, denominator)
     none = vanishes(total)
     total = xp.where(none, xp.ones_like(total), total)
-    quotient = either(a, lambda: out[..., :e] / total, lambda: out[..., :e] * (1 / total))
+    quotient = either(a, lambda: out / total, lambda: out * (1 / total))
     return xp.where(none, xp.zeros_like(quotient), quotient)
+
+
+def numerator_and_total(sums: Sums, a: Any, b: Any, v: Any, over: str, state: Any) -> tuple[Any, Any]:
+    """The sums of the values and of the weights.
+
+    Some kernels divide weights before they meet the values, or the features of the query: that is one rounding more of
+    each term of the first sum, and of the features it covers that of the weights.
+    """
+    xp, e = array_namespace(a), v.shape[-1]
+    values, keys = (None, None) if state is None else (state[..., :e], state[..., e:])
+    return sums(scaled(a), b, v, over, values), sums(a, b, xp.ones_like(v[..., :1]), over, keys)
 
 
 def _attended(
@@ -345,8 +354,10 @@ def backward(
     values = with_ones(v) if normalize else v
     g = cotangents[0]
     if divides:
-        out = chunked(a, b, values, past, state)
-        g = _through_quotient(g, out[..., :e], out[..., e:], eps, denominator)
+        sums = numerator_and_total(chunked, a, b, v, past, state)
+        summed = None if state is None else xp.matrix_transpose(state[..., :e])
+        by_terms = xp.sum(a * chunked(g, v, b, past, summed), axis=-1, keepdims=True)
+        g = _through_quotient(g, *sums, by_terms, eps, denominator)
     elif normalize:  # the features of softmax are not divided
         values = v
     later = cotangents[1] if return_state else None
@@ -358,8 +369,9 @@ def backward(
     return (dq, dk, dv) if state is None else (dq, dk, dv, final(a, g, later))
 
 
-def _through_quotient(g: Any, out: Any, total: Any, eps: Any, denominator: str) -> Any:
-    """The cotangents of the sums of values and of weights, side by side."""
+def _through_quotient(g: Any, out: Any, total: Any, by_terms: Any, eps: Any, denominator: str) -> Any:
+    """The cotangents of the sums of values and of weights, side by side. <g_i, sum_j w_ij v_j> is had from the sum, or
+    `by_terms`, as where weights are divided one by one."""
     xp = array_namespace(g)
     whole = divisor(total, eps, denominator)
     none = vanishes(whole)
@@ -373,6 +385,7 @@ def _through_quotient(g: Any, out: Any, total: Any, eps: Any, denominator: str) 
         lambda: xp.sum(g * kept, axis=-1, keepdims=True) / safe,
         lambda: xp.sum(by_value * kept, axis=-1, keepdims=True),
         lambda: xp.sum(g * out, axis=-1, keepdims=True) / (safe * safe),
+        lambda: by_terms / (safe * safe),
     )
     if denominator == "clamp":
         least = xp.asarray(eps, dtype=total.dtype)
