@@ -50,7 +50,7 @@ def list_(as_json: bool) -> None:
     rows: list[dict[str, Any]] = [
         {
             "operator": o.name,
-            "signature": _signature(o.definition),
+            "signature": _signature(o.signature),
             "conventions": {name: list(values) for name, values in o.conventions.items()},
             "forms": list(o.texts),
             "kernels": [k.spelling for k in found if k.operator.name == o.name],
@@ -81,20 +81,23 @@ def explain(operator: str) -> None:
         o = operator_named(operator)
     except UsageError as error:
         raise _Usage(str(error)) from None
-    lines = [f"{o.name}{_signature(o.definition)}", ""]
-    module = inspect.getmodule(o.definition)
-    for text in (module and inspect.getdoc(module), inspect.getdoc(o.definition)):
+    lines = [f"{o.name}{_signature(o.signature)}", ""]
+    module = inspect.getmodule(o.signature)
+    for text in (module and inspect.getdoc(module), inspect.getdoc(o.signature)):
         lines += [*(text or "").splitlines(), ""]
-    lines += ["Inputs:", *(f"  {i.name}[{', '.join(i.axes.split())}]" for i in o.inputs), ""]
-    lines += [
-        "Parameters:",
-        *(f"  {p.name} = {_number(p.default)}, judged from {p.low:g} to {p.high:g}" for p in o.parameters),
-    ]
-    lines += ["", "Conventions (the first is the default):"]
-    lines += [f"  {name}: {', '.join(values)}" for name, values in o.conventions.items()]
-    lines += ["", "Forms:", *(f"  {name}: {_first_line(text)}" for name, text in o.texts.items())]
-    lines += ["", "Properties:", *(f"  {p.name}: {p.law}" for p in o.properties)]
-    lines += ["", f"Source: {o.source}"] if o.source else []
+    sections = {
+        "Inputs": [f"{i.name}[{', '.join(i.axes.split())}]" for i in o.inputs],
+        "Parameters": [f"{p.name} = {_number(p.default)}, judged from {p.low:g} to {p.high:g}" for p in o.parameters],
+        "Conventions (the first is the default)": [f"{n}: {', '.join(v)}" for n, v in o.conventions.items()],
+        "Forms": [f"{name}: {_first_line(text)}" for name, text in o.texts.items()],
+        f"Judged by its distribution, on {o.samples} samples of each of": [
+            ", ".join(f"{n}={v}" for n, v in setting.items()) for setting in o.settings
+        ],
+        "Properties": [f"{p.name}: {p.law}" for p in o.properties],
+    }
+    for title, told in sections.items():
+        lines += [f"{title}:", *(f"  {line}" for line in told), ""] if told else []
+    lines += [f"Source: {o.source}"] if o.source else []
     click.echo("\n".join(lines))
 
 

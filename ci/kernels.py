@@ -25,6 +25,7 @@ from assay.properties.contract import Operator
 
 MODULES = (
     "assay.impl.rope",
+    "assay.impl.projection",
     "assay.impl.triton.rope",
     "assay.impl.adapters.transformers",
     "assay.impl.adapters.rotary_embedding_torch",
@@ -35,6 +36,7 @@ MODULES = (
     "assay.impl.adapters.onnxruntime",
     "assay.impl.adapters.liger_kernel",
     "assay.impl.adapters.fla",
+    "assay.impl.adapters.performer_pytorch",
 )
 """Where the kernels known to assay are. Adding one is a line here."""
 
@@ -179,8 +181,8 @@ def resolve(spelling: str) -> list[Known]:
 
 def importable(function: Callable[..., Any], operator: Operator) -> str:
     """MODULE:FUNCTION, by which another process finds a function and its operator; empty if there is no such name."""
-    modules = [vars(sys.modules[name]) for f in (function, operator.definition) if (name := _module_of(f))]
-    for names in (getattr(function, "__globals__", {}), *modules, getattr(operator.definition, "__globals__", {})):
+    modules = [vars(sys.modules[name]) for f in (function, operator.signature) if (name := _module_of(f))]
+    for names in (getattr(function, "__globals__", {}), *modules, getattr(operator.signature, "__globals__", {})):
         own = next((n for n, v in names.items() if v is function and n.isidentifier()), "")
         file = names.get("__file__")
         if not own or not (operator.name in OPERATORS or any(v is operator for v in names.values())):
@@ -243,7 +245,7 @@ def keywords(operator: Operator) -> frozenset[str]:
     """Everything that a kernel of this operator receives by keyword."""
     import inspect
 
-    parameters = inspect.signature(operator.definition).parameters.values()
+    parameters = inspect.signature(operator.signature).parameters.values()
     return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 

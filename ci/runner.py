@@ -52,8 +52,9 @@ class TorchSubject:
         return self._open or keyword in self._keywords
 
     def __call__(self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str]) -> Answer:
-        passed = {n: _tensor(v, self.device) if isinstance(v, np.ndarray) else v for n, v in arguments.items()}
+        passed = {n: _passed(n, v, self.device) for n, v in arguments.items()}
         before = {n: t.clone() for n, t in passed.items() if isinstance(t, torch.Tensor)}
+        random = _random_states()
         try:
             with torch.set_grad_enabled(cotangents is not None):
                 outputs, gradients = self._run(passed, cotangents, by)
@@ -62,6 +63,7 @@ class TorchSubject:
         except Exception as error:
             raise KernelError(f"{type(error).__name__}: {one_line(error)}") from error
         touched = tuple(n for n, t in before.items() if not _same_bits(passed[n].detach(), t.detach()))
+        touched += tuple(n for n, state in _random_states().items() if state != random[n])
         return Answer(tuple(map(_array, outputs)), {n: _array(g) for n, g in gradients.items()}, touched)
 
     def _run(
@@ -92,6 +94,22 @@ class TorchSubject:
 
     def _named(self, passed: dict[str, Any]) -> dict[str, Any]:
         return {n: v for n, v in passed.items() if n in self._known and self.supports(n)}
+
+
+def _passed(name: str, value: Any, device: str) -> Any:
+    """An argument as the kernel sees it; a dtype, of a kernel that makes arrays of its own, is torch's."""
+    if isinstance(value, np.ndarray):
+        return _tensor(value, device)
+    return TORCH[value] if name == "dtype" else value
+
+
+def _random_states() -> dict[str, bytes]:
+    """What a call must leave alone: others draw their numbers from it."""
+    _, numbers, at, *_ = np.random.get_state()  # noqa: NPY002
+    return {
+        "torch's global random state": torch.get_rng_state().numpy().tobytes(),
+        "NumPy's global random state": numbers.tobytes() + at.to_bytes(4),
+    }
 
 
 def one_line(error: BaseException) -> str:

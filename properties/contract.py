@@ -1,7 +1,8 @@
 """The contract of an operator: what it is, what it takes, and what every right kernel of it satisfies.
 
 A contract needs a name, a definition and inputs; the oracle, the bound, the gradients, the diagnosis and the null
-kernels follow from those. Everything here is data: frozen dataclasses, tuples and functions, in one literal table per
+kernels follow from those. An operator that draws random numbers has no definition: it needs a sampler and settings, and
+is judged by its distribution. Everything here is data: frozen dataclasses, tuples and functions, in one literal table per
 operator. `properties/__init__.py` lists the contracts of assay itself; a user's own stand in the user's file.
 """
 
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+    from assay.properties.statistics import Samples
     from assay.properties.trial import Trial
     from assay.reference.arithmetic.array import Array
 
@@ -104,12 +106,29 @@ class Property:
 
 
 @dataclass(frozen=True)
+class Statistic:
+    """One thing that the distribution of every right kernel satisfies.
+
+    `p_value` receives samples and returns a bound, proven for their very number, on the probability that a right kernel
+    returns these or any that speak against it as much; None where they are outside the domain.
+    """
+
+    name: str
+    law: str
+    """The law, as a formula that a person reads."""
+    p_value: Callable[[Samples], float | None]
+    needs: tuple[str, ...] = ()
+    """Keywords without which a kernel cannot be asked."""
+
+
+@dataclass(frozen=True)
 class Operator:
     """A function that the suite knows."""
 
     name: str
-    definition: Definition
-    inputs: tuple[Tensor | Integers, ...]
+    definition: Definition | None
+    """None: the operator draws random numbers, and is judged by its distribution alone."""
+    inputs: tuple[Tensor | Integers, ...] = ()
     parameters: tuple[Real, ...] = ()
     conventions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Keywords on which honest codebases differ, with their values; the first is the default."""
@@ -128,7 +147,13 @@ class Operator:
     -> Answer, whose docstring says in one line what it does."""
     survivors: Mapping[str, str] = field(default_factory=dict)
     """Why a mutant is rightly not rejected: a pattern for `name dtype`, and the reason."""
-    properties: tuple[Property, ...] = ()
+    properties: tuple[Property | Statistic, ...] = ()
+    sampler: Definition | None = None
+    """In place of a definition: a right kernel in NumPy, whose numbers follow from its keyword `seed`."""
+    settings: tuple[Mapping[str, Any], ...] = ()
+    """Of a sampler: the arguments, without the seed, under which it is judged."""
+    samples: int = 0
+    """So many samples, of successive seeds, are drawn in each setting."""
     structure: Callable[[Callable[[Any], Any], Sizes, Callable[[str], bool]], Structure] | None = None
     """Draws keywords that depend on sizes: (draw, sizes, supports keyword?) -> Structure."""
     source: str = ""
@@ -137,7 +162,9 @@ class Operator:
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
             raise ValueError(f"an operator's name must be an identifier, not {self.name!r}")
-        if not any(isinstance(i, Tensor) for i in self.inputs):
+        if (self.definition is None) != (self.sampler is not None and bool(self.settings) and self.samples > 0):
+            raise ValueError(f"operator {self.name}: either a definition, or a sampler with settings and samples")
+        if self.definition is not None and not any(isinstance(i, Tensor) for i in self.inputs):
             raise ValueError(f"operator {self.name}: at least one input must be a Tensor")
         names = [i.name for i in self.inputs] + [p.name for p in self.parameters] + list(self.conventions)
         if len(set(names)) < len(names):
@@ -149,6 +176,18 @@ class Operator:
         return tuple(i.name for i in self.inputs if isinstance(i, Tensor))
 
     @property
+    def formula(self) -> Definition:
+        """The definition of an operator that has one."""
+        if self.definition is None:
+            raise ValueError(f"{self.name} has no definition: it is judged by its distribution")
+        return self.definition
+
+    @property
+    def signature(self) -> Definition:
+        """A function with the operator's signature and description."""
+        return self.sampler or self.formula
+
+    @property
     def texts(self) -> Mapping[str, Definition]:
         """The forms that a kernel may follow."""
-        return self.forms or {"definition": self.definition}
+        return self.forms or ({} if self.definition is None else {"definition": self.definition})

@@ -169,11 +169,11 @@ class _Other:
 
 
 def _replaced(operator: Operator, name: str, value: Any) -> _Other:
-    return _Other(operator.definition, lambda a: {**a, name: value}, own=True)
+    return _Other(operator.formula, lambda a: {**a, name: value}, own=True)
 
 
 def _mapped(operator: Operator, parameter: Real, function: Callable[[float], float]) -> _Other:
-    return _Other(operator.definition, lambda a: {**a, parameter.name: function(parameter.given(a))}, own=True)
+    return _Other(operator.formula, lambda a: {**a, parameter.name: function(parameter.given(a))}, own=True)
 
 
 def _explains(trials: Sequence[Trial], other: _Other) -> bool:

@@ -195,7 +195,7 @@ class Forgetful(Adjoint):
 
 @dataclass(frozen=True, eq=False)
 class Emulated:
-    """A right kernel: the text of a form, each step rounded, each output rounded once to the dtype."""
+    """A right kernel: the text of a form, each step rounded, each output rounded once to the dtype; or a sampler."""
 
     operator: Operator
     dtype: str
@@ -237,6 +237,8 @@ class Emulated:
         return Faulty(precision, self.fault, sites, self.order)
 
     def __call__(self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str]) -> Answer:
+        if self.operator.definition is None:
+            return Answer((self.returned(self.operator.signature(**arguments)),))
         arrays = [v for v in (*arguments.values(), *(cotangents or ())) if isinstance(v, np.ndarray)]
         if any(a.flags.writeable for a in arrays):
             return self._answer(arguments, cotangents, by)

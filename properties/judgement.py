@@ -23,7 +23,9 @@ from assay.properties.diagnosis import Finding, Inferred, agrees, diagnose, infe
 from assay.properties.drawing import Case, Values, cases
 from assay.properties.robustness import AGREEMENT, Check, checks
 from assay.properties.shifts import FEWEST, Shift, shifts
+from assay.properties.statistics import Samples, rejects_nulls, samples
 from assay.properties.trial import KernelError, Miss, NotCovered, Subject, Trial, Violation, outside
+from assay.reference.arithmetic.precision import natural
 
 
 Verdict = Literal["pass", "fail", "error", "undecided", "skipped"]
@@ -149,6 +151,8 @@ def examine(
 
 def prepare(operator: Operator, subject: Subject, dtype: str, effort: Effort) -> list[Trial]:
     """The trials of a right kernel: cases with their truth, for `examine` to take instead of drawing."""
+    if operator.definition is None:
+        return list(samples(operator, subject, dtype, effort.seed))
     judged, _ = _conventions(operator, subject, {})
     demands = [c for c in checks(operator) if c is AGREEMENT or c.differentiates]
     run = _Run(operator, subject, dtype, judged, effort, demands, None)
@@ -162,6 +166,9 @@ def identify(
 ) -> tuple[dict[str, str], Inferred] | None:
     """The conventions, form and precision that a kernel follows, whatever it claims; None if it follows no published
     ones. A convention for which the kernel has a keyword is the caller's choice and is not named."""
+    if operator.definition is None:
+        found_ = examine(operator, subject, dtype, effort=effort)
+        return ({}, Inferred("distribution", natural(dtype).name, 0.0)) if found_.verdict == "pass" else None
     fixed = {n: v for n, v in operator.conventions.items() if not subject.supports(n)}
     judged = {n: v[:1] for n, v in operator.conventions.items()}
     run = _Run(operator, subject, dtype, judged, effort, (AGREEMENT,), None)
@@ -224,6 +231,9 @@ class _Run:
 
     def collect(self) -> None:
         """Try every demand on every case, going on after failures."""
+        if self.operator.definition is None:
+            self.take(samples(self.operator, self.subject, self.dtype, self.effort.seed))
+            return
 
         def one(case: Case) -> None:
             trial = Trial(self.operator, self.subject, case)
@@ -251,7 +261,9 @@ class _Run:
         self.seen += 1
         if all(self._attempt(check, trial) for check in self.demands if check.universal):
             self._take_turns(trial)
-        if trial.answered:
+        if isinstance(trial, Samples):
+            self.counted += not self.effort.stop and rejects_nulls(trial, [c.holds for c in self.demands])
+        elif trial.answered:
             self._count(trial)
             self.kept.append(trial)
         if self.progress is not None:
@@ -366,7 +378,7 @@ class _Run:
             out.verdict, out.message = "skipped", f"the kernel answered only {len(trials)} of the cases"
         elif found and all(found[0].explains(t) for t in trials):
             out.verdict, out.message = "fail", "; ".join(map(str, found))
-        elif not all(t.fits(self.operator.definition, t.case.arguments) for t in trials):
+        elif not all(t.fits(self.operator.formula, t.case.arguments) for t in trials):
             out.verdict, out.message = "skipped", "the outputs are outside their bounds, and no parameter explains it"
         out.seconds = time.perf_counter() - started
         return out, found if out.verdict == "fail" else []
@@ -389,16 +401,20 @@ class _Run:
                 out.verdict, out.message = "skipped", self.refusal
             else:
                 out.verdict, out.message = "undecided", f"none of {self.seen} cases was in its domain"
-        elif check is AGREEMENT and self.counted < COUNTED:
+        elif self._counts(check) and self.counted < COUNTED:
             out.verdict = "undecided"
             out.message = f"the null kernels were rejected in only {self.counted} of {self.seen} cases"
         return out
+
+    def _counts(self, check: Check) -> bool:
+        """Does the verdict on this demand rest on the cases that count?"""
+        return check is AGREEMENT or (self.operator.definition is None and check is self.demands[0])
 
     def _shrunk(self, check: Check, tally: _Tally) -> tuple[Case, str, Miss | None]:
         """A smaller case that fails in the same way, as far as the time allows."""
         assert tally.failed is not None
         smallest: tuple[Case, str, Miss | None] = (tally.failed, tally.message, tally.miss)
-        if self.effort.stop:
+        if self.effort.stop or self.operator.definition is None:
             return smallest
         started = time.perf_counter()
         deadline = started + self.left / 2

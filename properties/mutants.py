@@ -86,7 +86,7 @@ class Mutant:
 
 def right(operator: Operator, dtype: str) -> Emulated:
     """The kernel that mutants are made from: the first form, in the natural precision, claiming that form."""
-    return Emulated(operator, dtype, form=next(iter(operator.texts)))
+    return Emulated(operator, dtype, form=next(iter(operator.texts), None))
 
 
 def right_kernels(operator: Operator, dtype: str) -> tuple[Emulated, ...]:
@@ -101,6 +101,8 @@ def right_kernels(operator: Operator, dtype: str) -> tuple[Emulated, ...]:
 def mutants(operator: Operator, dtype: str, trials: Sequence[Trial] | None = None) -> list[Mutant]:
     """Every mutant of an operator in a dtype. `trials`, of the right kernel, show the ranks and what the text does."""
     base = right(operator, dtype)
+    if operator.definition is None:
+        return list(_by_hand(operator, base))
     trials = prepare(operator, base, dtype, QUICK) if trials is None else trials
     rich = max(trials, key=lambda t: (t.case.regime == "ordinary", -len(t.case.arguments), t.exact[0].midpoint.size))
     found = [
@@ -140,7 +142,7 @@ def _keywords(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> It
     """Keywords that are neither parameters nor conventions, ignored."""
     known = {*operator.conventions, *(p.name for p in operator.parameters), *(i.name for i in operator.inputs)}
     drawn = dict.fromkeys(name for t in trials for name in t.case.arguments if name not in known)
-    defaults = {n: p.default for n, p in inspect.signature(operator.definition).parameters.items()}
+    defaults = {n: p.default for n, p in inspect.signature(operator.signature).parameters.items()}
     for name in drawn:
         yield Mutant(
             f"{name} ignored", "keyword", f"leaves {name} at its default", base, {"read": _set(name, defaults[name])}

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from assay.properties.contract import Operator, Property
+from assay.properties.contract import Operator, Property, Statistic
+from assay.properties.statistics import LEVEL, Samples
 from assay.properties.trial import JUDGE, Trial, Violation
 from assay.reference.arithmetic.oracle import Enclosure
 
@@ -41,7 +42,7 @@ def _gradients_agree(trial: Trial) -> bool:
 def _inputs_are_untouched(trial: Trial) -> bool:
     touched = trial.answer().touched
     if touched:
-        raise Violation(f"the call changed its input {' and '.join(touched)}")
+        raise Violation(f"the call changed {' and '.join(touched)}")
     return True
 
 
@@ -56,6 +57,12 @@ def _same_twice(trial: Trial) -> bool:
 
 AGREEMENT = Check("agrees_with_oracle", "|kernel - exact| <= derived bound, element by element", _agrees)
 
+OF_DRAWN = (
+    Check("inputs_are_untouched", "a call changes no input and no global random state", _inputs_are_untouched),
+    Check("same_twice", "the same call gives the same bits", _same_twice),
+)
+"""What is demanded of kernels that have no exact answer, too."""
+
 UNIVERSAL = (
     AGREEMENT,
     Check(
@@ -64,17 +71,34 @@ UNIVERSAL = (
         _gradients_agree,
         differentiates=True,
     ),
-    Check("inputs_are_untouched", "no input is changed by a call", _inputs_are_untouched),
-    Check("same_twice", "the same call gives the same bits", _same_twice),
+    *OF_DRAWN,
 )
 
 
 def checks(operator: Operator) -> tuple[Check, ...]:
     """Everything that is demanded of a kernel of this operator."""
-    return (*UNIVERSAL, *(_from_property(p) for p in operator.properties))
+    drawn = operator.definition is None
+    own = [_from_statistic(p) if isinstance(p, Statistic) else _from_property(p, drawn) for p in operator.properties]
+    return (*own, *OF_DRAWN) if drawn else (*UNIVERSAL, *own)
 
 
-def _from_property(rule: Property) -> Check:
+def _from_statistic(rule: Statistic) -> Check:
+    def holds(trial: Trial) -> bool:
+        if not isinstance(trial, Samples) or not all(map(trial.subject.supports, rule.needs)):
+            return False
+        p = rule.p_value(trial)
+        if p is None:
+            return False
+        if not p > LEVEL:
+            raise Violation(
+                f"a right kernel would show this with probability {p:.1e} at most, in {trial.operator.samples} samples"
+            )
+        return True
+
+    return Check(rule.name, rule.law, holds, needs=rule.needs)
+
+
+def _from_property(rule: Property, universal: bool) -> Check:
     def holds(trial: Trial) -> bool:
         if not all(map(trial.subject.supports, rule.needs)):
             return False
@@ -88,4 +112,4 @@ def _from_property(rule: Property) -> Check:
         trial.compare("residual", value, zero, error)
         return True
 
-    return Check(rule.name, rule.law, holds, universal=False, needs=rule.needs)
+    return Check(rule.name, rule.law, holds, universal=universal, needs=rule.needs)

@@ -112,7 +112,7 @@ def directions(operator: Operator, trials: Sequence[Trial]) -> tuple[Direction, 
     """The parameters of an operator, but for those that are 0, and its strays."""
     there = [p for p in operator.parameters if all(p.given(t.case.arguments) for t in trials)]
     return (
-        *(Direction(p.name, operator.definition, p) for p in there),
+        *(Direction(p.name, operator.formula, p) for p in there),
         *(Direction(name, definition, None) for name, definition in operator.strays.items()),
     )
 
@@ -149,7 +149,7 @@ class _Fit:
         with np.errstate(all="ignore"):
             self.usable = np.isfinite(got) & np.isfinite(bound) & (bound > 0) & np.isfinite(trial.exact[0].radius)
             self.weight = np.where(self.usable, 1 / bound.astype(np.float64) ** 2, 0)
-        self.definition = trial.operator.definition
+        self.definition = trial.operator.formula
         self.left = self.off(trial.exact[0].midpoint)
         self._sensitivities: dict[str, Values] = {}
 

@@ -201,7 +201,7 @@ class Trial:
         del arguments[name]
 
         def at(value: Array) -> Array:
-            return evaluate(lambda **rest: self.operator.definition(**{name: value}, **rest), JUDGE, arguments)[0]
+            return evaluate(lambda **rest: self.operator.formula(**{name: value}, **rest), JUDGE, arguments)[0]
 
         sharp = Array(JUDGE, (x.parts[0], np.zeros_like(x.parts[1])))
         return at(x).parts[1] - at(sharp).parts[1]
@@ -230,7 +230,7 @@ class Trial:
     def exact(self) -> tuple[Enclosure, ...]:
         """The exact outputs."""
         if not hasattr(self, "_exact"):
-            self._exact = oracle(self.operator.definition, self.case.arguments, self.bound)
+            self._exact = oracle(self.operator.formula, self.case.arguments, self.bound)
         return self._exact
 
     @property
@@ -248,7 +248,7 @@ class Trial:
     def exact_gradient(self) -> dict[str, Enclosure]:
         if not hasattr(self, "_exact_gradient"):
             self._exact_gradient = gradient_oracle(
-                self.operator.definition, self.case.arguments, self.cotangents, self.gradient_bound
+                self.operator.formula, self.case.arguments, self.cotangents, self.gradient_bound
             )
         return self._exact_gradient
 

@@ -36,7 +36,7 @@ def test_definitions_hold_no_inexact_constant(path: Path) -> None:
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_a_family_has_a_file_in_every_room(name: str) -> None:
-    stem = OPERATORS[name].definition.__module__.rpartition(".")[2]
+    stem = OPERATORS[name].signature.__module__.rpartition(".")[2]
     for room in ("reference", "impl", "properties", "tests/reference", "tests/properties", "tests/impl"):
         prefix = "test_" if room.startswith("tests") else ""
         assert (ROOT / room / f"{prefix}{stem}.py").is_file()
