@@ -313,8 +313,8 @@ def _fits(operator: Operator, stored: Counterexample) -> None:
     """The operator may have changed since, or be another one of the same name."""
     from assay.reference.arithmetic.precision import PRECISIONS
 
-    parameters = inspect.signature(operator.signature).parameters
-    inputs = {n for n, p in parameters.items() if p.kind is not p.KEYWORD_ONLY}
+    parameters = inspect.signature(operator.signature).parameters.values()
+    inputs = {p.name for p in parameters if p.kind is not p.KEYWORD_ONLY}
     for name in inputs - set(stored.case.arguments):
         raise UsageError(f"the case has no {name}, which {operator.name} takes")
     for name in set(stored.case.arguments) - inputs - keywords(operator):

@@ -34,6 +34,8 @@ class Tensor:
     axes: str
     even: str = ""
     """The axes of even length."""
+    optional: bool = False
+    """A keyword of the definition that a case need not have: `Structure.given` says where it is."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class Structure:
     keywords: Mapping[str, Any] = field(default_factory=dict)
     axes: Mapping[str, str] = field(default_factory=dict)
     sizes: Sizes = field(default_factory=dict)
+    given: tuple[str, ...] = ()
+    """The optional inputs that the case has."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +158,10 @@ class Operator:
     """Of a sampler: the arguments, without the seed, under which it is judged."""
     samples: int = 0
     """So many samples, of successive seeds, are drawn in each setting."""
-    structure: Callable[[Callable[[Any], Any], Sizes, Callable[[str], bool]], Structure] | None = None
-    """Draws keywords that depend on sizes: (draw, sizes, supports keyword?) -> Structure."""
+    structure: Callable[[Callable[[Any], Any], Sizes, Callable[[str], bool], Mapping[str, str]], Structure] | None = (
+        None
+    )
+    """Draws keywords that depend on sizes or conventions: (draw, sizes, supports keyword?, conventions) -> Structure."""
     source: str = ""
     """Paper and equation."""
 
@@ -174,6 +180,10 @@ class Operator:
     def tensors(self) -> tuple[str, ...]:
         """The inputs that take gradients."""
         return tuple(i.name for i in self.inputs if isinstance(i, Tensor))
+
+    def tensors_of(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """Those of them that a case has."""
+        return tuple(name for name in self.tensors if arguments.get(name) is not None)
 
     @property
     def formula(self) -> Definition:

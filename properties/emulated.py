@@ -251,7 +251,7 @@ class Emulated:
 
     def answer(self, arguments: Arguments, cotangents: Sequence[Values] | None) -> Answer:
         """The call with gradients for every tensor, for mutants by hand."""
-        return self(arguments, cotangents, self.operator.tensors)
+        return self(arguments, cotangents, self.operator.tensors_of(arguments))
 
     def _answer(self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str]) -> Answer:
         outputs, gradients = self.raw(arguments, cotangents, by)
@@ -341,7 +341,7 @@ class Wrong:
         except (ArithmeticError, IndexError, TypeError, ValueError) as error:
             raise KernelError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
         outputs, gradients = list(found.outputs), dict(found.gradients)
-        if self.write is not None:
+        if self.write is not None and self.output < len(outputs):
             honest = outputs[self.output]
             with np.errstate(all="ignore"):
                 outputs[self.output] = self.write(np.array(honest), self.memory, arguments)
@@ -359,7 +359,7 @@ def passed(
     evaluate(kernel.definition, kernel.arithmetic(sites), arguments)
     terms: dict[Term, None] = {}
     if cotangents is not None:
-        by = kernel.operator.tensors
+        by = kernel.operator.tensors_of(arguments)
         differentiate(
             kernel.definition, kernel.arithmetic(), arguments, cotangents, by, lambda b: Forgetful(b, terms=terms)
         )

@@ -104,7 +104,7 @@ def mutants(operator: Operator, dtype: str, trials: Sequence[Trial] | None = Non
     if operator.definition is None:
         return list(_by_hand(operator, base))
     trials = prepare(operator, base, dtype, QUICK) if trials is None else trials
-    rich = max(trials, key=lambda t: (t.case.regime == "ordinary", -len(t.case.arguments), t.exact[0].midpoint.size))
+    rich = max(trials, key=_richness)
     found = [
         *_conventions(operator, base),
         *_slips(operator, base),
@@ -121,6 +121,16 @@ def mutants(operator: Operator, dtype: str, trials: Sequence[Trial] | None = Non
     twice = [name for name, count in Counter(m.name for m in found).items() if count > 1]
     assert not twice, f"two mutants of {operator.name} are called {twice}"
     return found
+
+
+def _richness(trial: Trial) -> tuple[bool, int, int, int]:
+    """Ordinary numbers, many outputs, few keywords, many elements."""
+    return (
+        trial.case.regime == "ordinary",
+        len(trial.exact),
+        -len(trial.case.arguments),
+        trial.exact[0].midpoint.size,
+    )
 
 
 # What the contract names -------------------------------------------------------------------------------------------
@@ -252,7 +262,7 @@ def _whole(coarse: Format, values: Values) -> Values:
 
 def _indices(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Iterator[Mutant]:
     for item in operator.inputs:
-        shapes = [t.case.arguments[item.name].shape for t in trials]
+        shapes = [t.case.arguments[item.name].shape for t in trials if item.name in t.case.arguments]
         letters = item.axes.split()
         for axis, letter in enumerate(letters):
             if max((s[axis] for s in shapes if len(s) > axis), default=0) < 2:
@@ -323,7 +333,7 @@ Where = Callable[[tuple[int, ...]], Any]
 
 
 def _written(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Iterator[Mutant]:
-    count = len(trials[0].exact)
+    count = max(len(t.exact) for t in trials)
     for number in range(count):
         shapes = [t.exact[number].shape for t in trials if len(t.exact) > number]
         rank = max(map(len, shapes))
@@ -450,7 +460,7 @@ def _gradients(operator: Operator, base: Emulated, trial: Trial) -> Iterator[Mut
         return Mutant(name, "gradient", text, base, {"gradients": function})
 
     def of(name: str, function: Callable[[Values], Values]) -> Callable[[dict[str, Values]], dict[str, Values]]:
-        return lambda g: {**g, name: function(np.array(g[name]))}
+        return lambda g: {**g, name: function(np.array(g[name]))} if name in g else g
 
     tensors = [i for i in operator.inputs if isinstance(i, Tensor)]
     for item in tensors:
@@ -495,7 +505,10 @@ def _without_last(axis: int, gradient: Values) -> Values:
 
 
 def _swapped_gradient(name: str, other: str) -> Callable[[dict[str, Values]], dict[str, Values]]:
-    return lambda g: {**g, name: g[other] if g[other].shape == g[name].shape else np.resize(g[other], g[name].shape)}
+    def swapped(g: dict[str, Values]) -> dict[str, Values]:
+        return {**g, name: np.resize(g[other], g[name].shape)} if name in g and other in g else g
+
+    return swapped
 
 
 # By hand -----------------------------------------------------------------------------------------------------------

@@ -77,8 +77,8 @@ def performer_attention(
     >>> performer_attention(q, k, v, np.ones((1, 2))).tolist()
     [[[[2.0]]]]
     """
-    a = _weighing(q, projection, kind, eps, stabilizer, queries=True)
-    b = _weighing(k, projection, kind, eps, stabilizer)
+    a = weighing(q, projection, kind, eps, stabilizer, queries=True)
+    b = weighing(k, projection, kind, eps, stabilizer)
     return _averaged(linear.quadratic, a, b, v, causal)
 
 
@@ -195,17 +195,20 @@ def _divided(phase: Any, half: Any, kind: str) -> tuple[Any, Any, Any]:
     raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
 
 
-def _scale(x: Any) -> Any:
+def scale_of(x: Any) -> Any:
     """d^(-1/4)"""
     xp = array_namespace(x)
     return 1 / xp.sqrt(xp.sqrt(xp.asarray(x.shape[-1], dtype=x.dtype)))
 
 
-def _weighing(x: Any, projection: Any, kind: str, eps: Any, stabilizer: str, queries: bool = False) -> Any:
+def weighing(
+    x: Any, projection: Any, kind: str, eps: Any, stabilizer: str, queries: bool = False, scale: Any = None
+) -> Any:
     """The features of c x but for their factor. Raises: ValueError for an unknown kind or stabilizer."""
     if stabilizer not in STABILIZERS:
         raise ValueError(f"stabilizer must be one of {', '.join(STABILIZERS)}, not {stabilizer!r}")
-    return _grown(*_parts(_scale(x) * x, projection, kind), eps, stabilizer, queries)
+    c = scale_of(x) if scale is None else scale
+    return _grown(*_parts(c * x, projection, kind), eps, stabilizer, queries)
 
 
 def _grown(exponent: Any, factor: Any, base: Any, eps: Any, stabilizer: str, queries: bool) -> Any:
@@ -236,7 +239,7 @@ def _averaged(sums: linear.Sums, a: Any, b: Any, v: Any, causal: bool) -> Any:
 
 def _parts_either(x: Any, projection: Any, kind: str) -> tuple[Any, Any, Any]:
     """The scale goes to x, or to what is computed of it."""
-    c = _scale(x)
+    c = scale_of(x)
     y = c * x
     phase = either(x, lambda: _phase(y, projection), lambda: c * _phase(x, projection))
     half = either(x, lambda: _half(y), lambda: c * c * _half(x))

@@ -83,6 +83,19 @@ class Bounded(Formatted):
         found = [self.certain(way()) for way in ways]
         return Array(found[0].xp, (found[0].parts[0], np.maximum.reduce([f.parts[1] for f in found])))
 
+    def mixed(self, ways: Sequence[Callable[[], Array]]) -> Array:
+        """The errors of the ways add up: each term may have that of either, and the sum that of both."""
+        found = [self.certain(way()) for way in ways]
+        return Array(found[0].xp, (found[0].parts[0], sum(f.parts[1] for f in found)))
+
+    def scaled(self, x: Array) -> Array:
+        """Charged whatever x is, for it is not x that is rounded. The factor is taken not to make anything subnormal."""
+        x = self.certain(x)
+        value, error = x.parts
+        charge = np.maximum(self.unit * (np.abs(value) + error), self.loss)
+        charge = self.underflown(value, error, charge)
+        return Array(x.xp, (value, error + np.where((value == 0) & (error == 0), 0, charge)))
+
     def lift(self, values: Part) -> Array:
         value = np.asarray(values).astype(EXTENDED)
         error = np.zeros_like(value)
@@ -109,7 +122,9 @@ class Bounded(Formatted):
         `residual` is what extended precision itself dropped, so that nothing is called exact by accident.
         """
         f = self.format
-        exact = (error == 0) & (residual == 0) & f.holds(value)
+        exact = (error == 0) & (residual == 0)
+        if (exact & (value != 0)).any():
+            exact &= f.holds(value)
         if f.quantum:
             return np.where(exact, 0, f.quantum / 2 * self.precision.spacings + np.abs(residual))
         charge = np.maximum(self.unit * (np.abs(value) + error), self.loss)
@@ -170,12 +185,21 @@ class Bounded(Formatted):
             carried = np.abs(a) * eb + np.abs(b) * ea + ea * eb
             # Zero times what a kernel may have lost to overflow can be a NaN.
             carried = np.where(np.isnan(carried), np.inf, carried)
-            out = xp.rounded(value, carried, residual=_product_residual(a, b, value))
+            # What the extended product dropped matters where the product may be exact; elsewhere a bound of it will do.
+            residual = np.asarray(np.abs(value) * np.finfo(EXTENDED).eps)
+            known = np.asarray((carried == 0) & (value != 0))
+            if known.any():
+                known = known & xp.format.holds(value)
+                x_known, y_known = (np.broadcast_to(z, value.shape)[known] for z in (a, b))
+                residual[known] = _product_residual(x_known, y_known, value[known])
+            out = xp.rounded(value, carried, residual=residual)
             if self.precision.flushes:
                 return out
             # Times 1 or a greater power of two of known value is exact, whatever the other operand is.
-            holds = xp.format.holds
-            scaled = (_doubles(a, ea) & ((eb > 0) | holds(b))) | (_doubles(b, eb) & ((ea > 0) | holds(a)))
+            holds, doubles_a, doubles_b = xp.format.holds, _doubles(a, ea), _doubles(b, eb)
+            if not (doubles_a.any() or doubles_b.any()):
+                return out
+            scaled = (doubles_a & ((eb > 0) | holds(b))) | (doubles_b & ((ea > 0) | holds(a)))
             return Array(xp, (out.parts[0], np.where(scaled & np.isfinite(out.parts[1]), carried, out.parts[1])))
         if name == "divide":
             value = a / b
@@ -224,9 +248,11 @@ class Bounded(Formatted):
         terms = ((v != 0) | (e != 0)).sum(axis=-1)  # adding a zero is exact
         # Any order is exact if all partial sums are multiples of one quantum that the format can count and that no
         # underflow can touch.
-        quantum = _lowest_bit(v).min(axis=-1)
-        floor = accumulator.normal if self.precision.flushes else 2 * accumulator.tiny
-        exact = (error == 0) & (magnitude <= np.ldexp(quantum, accumulator.bits)) & (quantum >= floor)
+        exact = error == 0
+        if exact.any():
+            quantum = _lowest_bit(v).min(axis=-1)
+            floor = accumulator.normal if self.precision.flushes else 2 * accumulator.tiny
+            exact &= (magnitude <= np.ldexp(quantum, accumulator.bits)) & (quantum >= floor)
         steps = np.maximum(terms - 1, 0)
         growth = np.expm1(steps * np.log1p(EXTENDED(wide.unit)))  # (1 + u)**steps - 1
         size = magnitude + error
@@ -273,6 +299,10 @@ class Bounded(Formatted):
         # Of the numbers that it may have found the greatest is taken, from where all others are furthest.
         value, error = x.parts
         return Array(self, ((value + error).max(axis=-1), np.zeros(value.shape[:-1], EXTENDED)))
+
+    def vanishes(self, x: Array) -> Mask:
+        value, error = self.certain(x).parts
+        return Mask(np.asarray((value == 0) & (error == 0)))
 
     def compare(self, name: str, x: Array, y: Array) -> Mask:
         # Values decide: a definition branches on inputs, which are exact.
