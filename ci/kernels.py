@@ -26,6 +26,7 @@ from assay.properties.contract import Operator
 MODULES = (
     "assay.impl.rope",
     "assay.impl.projection",
+    "assay.impl.performer",
     "assay.impl.triton.rope",
     "assay.impl.adapters.transformers",
     "assay.impl.adapters.rotary_embedding_torch",
