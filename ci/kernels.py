@@ -25,9 +25,11 @@ from assay.properties.contract import Operator
 
 MODULES = (
     "assay.impl.rope",
+    "assay.impl.linear_attention",
     "assay.impl.projection",
     "assay.impl.performer",
     "assay.impl.triton.rope",
+    "assay.impl.triton.linear_attention",
     "assay.impl.adapters.transformers",
     "assay.impl.adapters.rotary_embedding_torch",
     "assay.impl.adapters.x_transformers",

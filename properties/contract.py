@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 Definition = Callable[..., Any]
+Draw = Callable[[Any], Any]
+"""Hypothesis's `draw`."""
 Sizes = Mapping[str, int]
 """The length of each axis, by its letter."""
 
@@ -158,10 +160,8 @@ class Operator:
     """Of a sampler: the arguments, without the seed, under which it is judged."""
     samples: int = 0
     """So many samples, of successive seeds, are drawn in each setting."""
-    structure: Callable[[Callable[[Any], Any], Sizes, Callable[[str], bool], Mapping[str, str]], Structure] | None = (
-        None
-    )
-    """Draws keywords that depend on sizes or conventions: (draw, sizes, supports keyword?, conventions) -> Structure."""
+    structure: Callable[[Draw, Sizes, Callable[[str], bool], Mapping[str, str]], Structure] | None = None
+    """Draws what depends on sizes or conventions: (draw, sizes, supports keyword?, conventions) -> Structure."""
     source: str = ""
     """Paper and equation."""
 

@@ -10,9 +10,9 @@ Axes: b batch, h head, t query position, s key position, d channel, e value chan
 n column of the state (e + 1, or e).
 
 Feature maps: "elu+1" (x + 1 above 0, exp(x) below), "relu", "identity", "exp"; "1+x", the features (1, x / |x|), whose
-weights 1 + cos(q_i, k_j) are those of exp to first order (a zero vector stays zero); "softmax", over the channels of a
-query and over the positions of a channel of the keys, whose weights add up to 1 as they are: nothing is divided, and
-as every key enters every feature, it is neither causal nor continued from a state.
+weights 1 + cos(q_i, k_j) are those of exp to first order; "softmax", over the channels of a query and over the
+positions of a channel of the keys, whose weights add up to 1 as they are: nothing is divided, and as every key enters
+every feature, it is neither causal nor continued from a state. The direction of a zero vector is 0, without gradient.
 
 A denominator that is zero gives 0, and no gradient passes through it.
 
@@ -219,7 +219,7 @@ def _one_and_direction(x: Any) -> Any:
     square = xp.sum(x * x, axis=-1, keepdims=True)
     norm = xp.sqrt(xp.where(none, xp.ones_like(square), square))
     direction = either(x, lambda: x / norm, lambda: x * (1 / norm))
-    return xp.concat([xp.ones_like(square), direction], axis=-1)
+    return xp.concat([xp.ones_like(square), xp.where(none, xp.zeros_like(x), direction)], axis=-1)
 
 
 def _softmax(x: Any, axis: int) -> Any:
@@ -309,10 +309,11 @@ def check(q: Any, k: Any, feature_map: str, causal: bool, stateful: bool) -> Non
 def unnormalized_backward(cotangents: tuple[Any, ...], q: Any, k: Any, v: Any, *, order: str = "right") -> Any:
     """dQ = (dO V^T) K,   dK = (V dO^T) Q,   dV = (K Q^T) dO, each with the brackets here or there."""
     (g,) = cotangents
-    operands = ((g, v, k), (v, g, q), (k, q, g))
-    return tuple(
-        either(q, lambda x=x: quadratic(*x, "all", None), lambda x=x: recurrent(*x, "all", None)) for x in operands
-    )
+
+    def sums(a: Any, b: Any, c: Any) -> Any:
+        return either(q, lambda: quadratic(a, b, c, "all", None), lambda: recurrent(a, b, c, "all", None))
+
+    return sums(g, v, k), sums(v, g, q), sums(k, q, g)
 
 
 def backward(

@@ -86,10 +86,10 @@ class Bounded(Formatted):
     def mixed(self, ways: Sequence[Callable[[], Array]]) -> Array:
         """The errors of the ways add up: each term may have that of either, and the sum that of both."""
         found = [self.certain(way()) for way in ways]
-        return Array(found[0].xp, (found[0].parts[0], sum(f.parts[1] for f in found)))
+        return Array(found[0].xp, (found[0].parts[0], np.add.reduce([f.parts[1] for f in found])))
 
     def scaled(self, x: Array) -> Array:
-        """Charged whatever x is, for it is not x that is rounded. The factor is taken not to make anything subnormal."""
+        """Charged whatever x is, for it is not x that is rounded. The factor is taken to make nothing subnormal."""
         x = self.certain(x)
         value, error = x.parts
         charge = np.maximum(self.unit * (np.abs(value) + error), self.loss)
