@@ -94,7 +94,8 @@ def _first_row_for_all(x: Any, projection: Any, *, kind: str = "positive") -> An
 def _not_negative(trial: Trial) -> Array | None:
     if _kind(trial) == "trigonometric":
         return None
-    return trial.given(np.minimum(trial.answer().outputs[0], 0))
+    out = trial.answer().outputs[0]
+    return trial.given(np.where(out < 0, out, np.zeros_like(out)))
 
 
 def _sides_meet(trial: Trial) -> Array | None:
