@@ -25,11 +25,10 @@ from assay.properties.contract import Operator
 
 MODULES = (
     "assay.impl.rope",
-    "assay.impl.linear_attention",
-    "assay.impl.projection",
-    "assay.impl.performer",
+    "assay.impl.attention",
     "assay.impl.triton.rope",
-    "assay.impl.triton.linear_attention",
+    "assay.impl.triton.performer",
+    "assay.impl.adapters.torch",
     "assay.impl.adapters.transformers",
     "assay.impl.adapters.rotary_embedding_torch",
     "assay.impl.adapters.x_transformers",
@@ -39,7 +38,6 @@ MODULES = (
     "assay.impl.adapters.onnxruntime",
     "assay.impl.adapters.liger_kernel",
     "assay.impl.adapters.fla",
-    "assay.impl.adapters.performer_pytorch",
 )
 """Where the kernels known to assay are. Adding one is a line here."""
 

@@ -26,7 +26,8 @@ class Claims:
     dtypes: tuple[str, ...] = FLOATING
     """The dtypes of its inputs that it supports."""
     conventions: Mapping[str, str] = field(default_factory=dict)
-    """The conventions that it follows where it has no keyword to choose, {"layout": "interleaved"}."""
+    """The conventions that it follows where it has no keyword to choose, {"layout": "interleaved"}; and the parameters
+    that it has a number of its own for, {"eps": "1e-4"}."""
     backward: Backward | Callable[..., object] = "autograd"
     """How gradients are had: through torch's autograd, from a function (cotangent, *arguments), or not at all."""
     requires: tuple[str, ...] = ()

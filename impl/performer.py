@@ -46,7 +46,7 @@ def random_features(x: torch.Tensor, projection: torch.Tensor, *, kind: str = "p
     return (phi / count**0.5).to(x.dtype)
 
 
-@kernel("performer_attention", dtypes=EVERY)
+@kernel("performer_attention", form="shifted", dtypes=EVERY)
 def performer_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -125,7 +125,9 @@ class _Features:
         grown = (power - top).exp()
         if self.kind == "trigonometric":
             grown = grown * torch.cat([phase.cos(), phase.sin()], dim=-1)
-        return _Chunk(self, y, grown, grown + self.eps if self.eps else grown, top, lengths=not queries or bool(self.eps))
+        return _Chunk(
+            self, y, grown, grown + self.eps if self.eps else grown, top, lengths=not queries or bool(self.eps)
+        )
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ def forward(
 
 
 Step = tuple[slice, _Chunk, "_Chunk | None", torch.Tensor, torch.Tensor]
-"""Rows, features of the queries, those of the keys if they are the same rows, the sums before, and those of the queries."""
+"""Rows, features of the queries, those of the keys if they are the same rows, sums before, sums of the queries."""
 
 
 def _scanned(

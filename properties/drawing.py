@@ -189,7 +189,8 @@ def cases(
     pooled: bool = False,
 ) -> Case:
     """Cases of an operator in a dtype. `supports` tells which keywords the kernel takes; `conventions` which values
-    of each convention it is judged under. `pooled`: small and ordinary, every parameter drawn, to be taken together."""
+    of each convention it is judged under, and the one value of a parameter that the kernel has for its own. `pooled`:
+    small and ordinary, every parameter drawn, to be taken together."""
     sizes = _sizes(draw, operator, long=not pooled)
     chosen = {
         n: draw(st.sampled_from(choices)) if len(choices) > 1 else choices[0] for n, choices in conventions.items()
@@ -198,7 +199,7 @@ def cases(
     sizes = {**sizes, **structure.sizes}
     arguments: dict[str, Any] = dict(structure.keywords)
     for name, choices in conventions.items():
-        if len(choices) > 1 or choices[0] != operator.conventions[name][0]:
+        if name in operator.conventions and (len(choices) > 1 or choices[0] != operator.conventions[name][0]):
             arguments[name] = chosen[name]
     regime = "ordinary" if pooled else draw(st.sampled_from(FREQUENT))
     memory: dict[str, str] = {}
@@ -221,7 +222,9 @@ def cases(
             with np.errstate(over="ignore"):
                 arguments[item.name] = place(values.astype(DTYPES[dtype]), memory[item.name])
     for parameter in operator.parameters:
-        if supports(parameter.name) and (pooled or draw(st.booleans())):
+        if parameter.name in conventions:
+            arguments[parameter.name] = float(chosen[parameter.name])
+        elif supports(parameter.name) and (pooled or draw(st.booleans())):
             arguments[parameter.name] = parameter.draw(random)
         else:
             arguments[parameter.name] = None if parameter.default is None else float(parameter.default)

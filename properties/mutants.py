@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from assay.properties.contract import Integers, Operator, Tensor
-from assay.properties.drawing import DTYPES, Values
+from assay.properties.drawing import DTYPES, LONGEST, NEVER_LONG, Values
 from assay.properties.emulated import (
     BACKWARD,
     ByHand,
@@ -57,6 +57,8 @@ FLOAT8 = Format("float8_e4m3", 4, -6, 8)
 FORMATS_OF_STEPS = (BFLOAT16, FLOAT16, TF32, FLOAT8)
 SHIFTS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 BLOCKS = (16, 64)
+FEW = 2 * max(LONGEST[axis] for axis in NEVER_LONG)
+"""An axis that never has more rows is one of those that nobody works on in blocks."""
 SITES = 24
 TERMS = 24
 """So many operations and terms at most, evenly spread over the text."""
@@ -346,7 +348,7 @@ def _written(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Ite
             parts += [
                 (f"the last block of {block} of axis {axis}{of}", _last_block(axis, block))
                 for block in BLOCKS
-                if longest > 3  # the axes that never grow are not worked on in blocks
+                if longest > FEW
             ]
         for title, where in parts:
             for verb, told, write in (

@@ -372,7 +372,7 @@ def _last_query(trial: Trial) -> Array | None:
 
 def _no_projection(trial: Trial) -> Array | None:
     """W = 0: all features of a key are alike, exp(-c^2 |k|^2 / 2), or exp(+) for cosines."""
-    q, k, v, projection = _given(trial, "q", "k", "v", "projection")
+    _, k, v, projection = _given(trial, "q", "k", "v", "projection")
     if _causal(trial) or trial.case.arguments.get("eps"):
         return None
     out = trial.call(projection=np.zeros_like(projection))
@@ -418,7 +418,9 @@ PERFORMER_ATTENTION = Operator(
         Property("rows_permute", "rows of W in another order change nothing", _projection_permutes),
         Property("mirrored", "o(-q, -k; -W) = o(q, k; W); two-sided: o(q, k; -W) = o(q, k; W)", _mirrored),
         Property("values_add", "o(v + v') = o(v) + o(v')", _values_add),
-        Property("future_is_unseen", "causal: whatever later keys and values hold, o is the same", _future, ("causal",)),
+        Property(
+            "future_is_unseen", "causal: whatever later keys and values hold, o is the same", _future, ("causal",)
+        ),
         Property("last_query_sees_all", "causal: the last o is that of its query alone", _last_query, ("causal",)),
         Property(
             "without_projection_lengths_weigh", "W = 0: o = sum exp(-c^2 |k|^2 / 2) v / sum exp(-)", _no_projection

@@ -46,9 +46,7 @@ def random_projection(
     return _drawn(r, d, orthogonal, scaling, np.random.default_rng(seed))
 
 
-def _drawn(
-    r: int, d: int, orthogonal: bool, scaling: str, random: np.random.Generator, *, raw: bool = False
-) -> Values:
+def _drawn(r: int, d: int, orthogonal: bool, scaling: str, random: np.random.Generator, *, raw: bool = False) -> Values:
     """`raw`: the orthogonal matrices as Householder reflections leave them."""
     if orthogonal:
         q, upper = np.linalg.qr(random.standard_normal((-(-r // d), d, d)))
@@ -398,7 +396,9 @@ RANDOM_PROJECTION = Operator(
         ),
         Statistic("rows_are_independent", "blocks, lengths, and length and direction are", _rows_are_independent),
         Statistic("seeds_are_independent", "the rows of two seeds are", _seeds_are_independent),
-        Statistic("estimates_are_unbiased", "E X = its closed form, for every kind of feature", _estimates_are_unbiased),
+        Statistic(
+            "estimates_are_unbiased", "E X = its closed form, for every kind of feature", _estimates_are_unbiased
+        ),
         Statistic("errors_are_exact", "E (X - E X)^2 = its closed form, for every kind of feature", _errors_are_exact),
     ),
     mutants={

@@ -27,6 +27,7 @@ Stabilizers: google-research, performer/fast_attention/jax/fast_attention.py ("h
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -271,10 +272,14 @@ def _shifted_features(
     if kind != "trigonometric":
         of_queries.append(lambda: xp.exp(bq - _top(bq, "row")))
     of_keys = [lambda: xp.exp(ek - _top(ek, "head")), lambda: _rescaled(ek)]
-    of_keys += [lambda of=of: xp.exp(ek - _top(bk, of)) for of in STABILIZERS[1:]]
+    of_keys += [partial(_exp_below, ek, bk, of) for of in STABILIZERS[1:]]
     a, b = either(q, *of_queries), either(k, *of_keys)
     a, b = (x if f is None else x * f for x, f in ((a, fq), (b, fk)))
     return store(scaled(a), "weights"), store(scaled(b), "weights")
+
+
+def _exp_below(exponent: Any, base: Any, of: str) -> Any:
+    return array_namespace(exponent).exp(exponent - _top(base, of))
 
 
 def _greatest(x: Any, of: str) -> Any:

@@ -124,7 +124,7 @@ class Bounded(Formatted):
         f = self.format
         exact = (error == 0) & (residual == 0)
         if (exact & (value != 0)).any():
-            exact &= f.holds(value)
+            exact &= f.holds(value) | np.isinf(value)  # an infinity that was asked for
         if f.quantum:
             return np.where(exact, 0, f.quantum / 2 * self.precision.spacings + np.abs(residual))
         charge = np.maximum(self.unit * (np.abs(value) + error), self.loss)
