@@ -27,7 +27,6 @@ MODULES = (
     "assay.impl.rope",
     "assay.impl.attention",
     "assay.impl.triton.rope",
-    "assay.impl.triton.performer",
     "assay.impl.adapters.torch",
     "assay.impl.adapters.transformers",
     "assay.impl.adapters.rotary_embedding_torch",
