@@ -25,6 +25,7 @@ from assay.properties.contract import Operator
 
 MODULES = (
     "assay.impl.rope",
+    "assay.impl.contrastive",
     "assay.impl.triton.rope",
     "assay.impl.adapters.transformers",
     "assay.impl.adapters.rotary_embedding_torch",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from assay.properties.contract import Operator
+from assay.properties.contrastive import CLIP_LOSS, SIGLIP_LOSS
 from assay.properties.rope import ROPE
 
 
-OPERATORS: dict[str, Operator] = {o.name: o for o in (ROPE,)}
+OPERATORS: dict[str, Operator] = {o.name: o for o in (ROPE, CLIP_LOSS, SIGLIP_LOSS)}
 """The operators of assay, by name."""

@@ -78,7 +78,7 @@ def shifted(q: Any, k: Any, v: Any, *, scale: Any = None, return_lse: bool = Fal
     if not k.shape[-2]:
         return _nothing(q, v, return_lse)
     m = shift_of(s, visible)
-    w = either(s, lambda: weights(s, m, visible), lambda: _powers_of_two(s, visible))
+    w = either(s, lambda: weights(s, m, visible), lambda: powers_of_two(s, visible))
     return _averaged(q, v, w, m, visible, return_lse)
 
 
@@ -88,7 +88,7 @@ def naive(q: Any, k: Any, v: Any, *, scale: Any = None, return_lse: bool = False
     s, visible = _scores_either(q, k, scale=scale, **masks)
     if not k.shape[-2]:
         return _nothing(q, v, return_lse)
-    w = either(s, lambda: weights(s, None, visible), lambda: _powers_of_two(s, visible, shift=False))
+    w = either(s, lambda: weights(s, None, visible), lambda: powers_of_two(s, visible, shift=False))
     return _averaged(q, v, w, xp.zeros_like(s[..., :1]), visible, return_lse)
 
 
@@ -104,7 +104,7 @@ def online(q: Any, k: Any, v: Any, *, scale: Any = None, return_lse: bool = Fals
     s, visible = _scores_either(q, k, scale=scale, **masks)
     if not k.shape[-2]:
         return _nothing(q, v, return_lse)
-    w = either(s, lambda: _rescaled(s, visible), lambda: _rescaled(s, visible, log2=True))
+    w = either(s, lambda: rescaled(s, visible), lambda: rescaled(s, visible, log2=True))
     return _averaged(q, v, w, shift_of(s, visible), visible, return_lse)
 
 
@@ -126,7 +126,7 @@ def backward(
     if not k.shape[-2]:
         return xp.zeros_like(q), xp.zeros_like(k), xp.zeros_like(v)
     m = shift_of(s, visible)
-    w = either(s, lambda: weights(s, m, visible), lambda: _powers_of_two(s, visible))
+    w = either(s, lambda: weights(s, m, visible), lambda: powers_of_two(s, visible))
     total = or_one(xp.sum(w, axis=-1, keepdims=True), visible)
     p = either(s, lambda: w / total, lambda: weights(s, m + xp.log(total), visible))
     do = folded(cotangents[0], k)
@@ -301,7 +301,7 @@ def weights(s: Any, m: Any, visible: Any) -> Any:
     return xp.where(visible, xp.exp(xp.where(visible, below, zero)), zero)
 
 
-def _powers_of_two(s: Any, visible: Any, shift: bool = True) -> Any:
+def powers_of_two(s: Any, visible: Any, shift: bool = True) -> Any:
     """The same as 2 to the power of scores in units of ln 2, shifted by the maximum of these."""
     xp = array_namespace(s)
     unit = xp.log(xp.asarray(2, dtype=s.dtype))
@@ -310,7 +310,7 @@ def _powers_of_two(s: Any, visible: Any, shift: bool = True) -> Any:
     return weights(unit * below, None, visible)
 
 
-def _rescaled(s: Any, visible: Any, log2: bool = False) -> Any:
+def rescaled(s: Any, visible: Any, log2: bool = False) -> Any:
     """exp(s_j - M_j) exp(M_j - m_j) prod over i > j of exp(m_(i-1) - m_i) = exp(s_j - m).
 
     m_j is the maximum up to key j, m that of the row, M_j the lesser of m and m_j + 1.
