@@ -213,9 +213,19 @@ class _Sums:
             self.count[rows] += own.sum(dim=1)
 
     def finished(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Losses, log-sum-exps and numbers of positives; of a row without any, 0, infinity and 0."""
-        mean = self.positive / self.count.clamp(min=1)
-        above = self.top - mean
-        log = torch.log1p(self.sum + ((-above).expm1() if self.alone else -1))
-        none = self.count == 0
-        return (above + log).masked_fill(none, 0), (self.top + log).masked_fill(none, torch.inf), self.count
+        return finished(self.top, self.sum, self.positive, self.count, self.alone)
+
+
+def finished(
+    top: torch.Tensor, total: torch.Tensor, positive: torch.Tensor, count: torch.Tensor, alone: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Losses, log-sum-exps and numbers of positives; of a row without any, 0, infinity and 0.
+
+    top[n]: a shift of each row; total[n]: its sum of exp(score - top), if `alone` without its positive; positive[n],
+    count[n]: the sum of the scores of its positives, and their number.
+    """
+    mean = positive / count.clamp(min=1)
+    above = top - mean
+    log = torch.log1p(total + ((-above).expm1() if alone else -1))
+    none = count == 0
+    return (above + log).masked_fill(none, 0), (top + log).masked_fill(none, torch.inf), count
