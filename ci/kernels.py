@@ -25,14 +25,12 @@ from assay.properties.contract import Operator
 
 MODULES = (
     "assay.impl.rope",
-    "assay.impl.contrastive",
+    "assay.impl.attention",
     "assay.impl.triton.rope",
-    "assay.impl.triton.contrastive",
+    "assay.impl.adapters.torch",
     "assay.impl.adapters.transformers",
     "assay.impl.adapters.rotary_embedding_torch",
     "assay.impl.adapters.x_transformers",
-    "assay.impl.adapters.open_clip",
-    "assay.impl.adapters.pytorch_metric_learning",
     "assay.impl.adapters.torchtune",
     "assay.impl.adapters.timm",
     "assay.impl.adapters.onnx",

@@ -120,19 +120,12 @@ def _bias_before_scale(q: Any, k: Any, v: Any, *, mask: Any = None, scale: Any =
     return reference.softmax_attention(q, k, v, mask=mask, scale=c, **rest)
 
 
-def _heads_interleaved(q: Any, k: Any, v: Any, **rest: Any) -> Any:
-    """Query head n attends to key head n mod g."""
-    xp = q.__array_namespace__()
-    h, g = q.shape[1], k.shape[1]
-    k, v = (xp.stack([x[:, n % g] for n in range(h)], axis=1) for x in (k, v))
-    return reference.softmax_attention(q, k, v, **rest)
-
-
 def _first_key_head(q: Any, k: Any, v: Any, **rest: Any) -> Any:
     """All query heads attend to the first key head."""
     return reference.softmax_attention(q, k[:, :1], v[:, :1], **rest)
 
 
+@reference.grouped
 def _softmax_over_queries(q: Any, k: Any, v: Any, **rest: Any) -> Any:
     """Weights that add up to 1 over the queries of a head."""
     xp = q.__array_namespace__()
@@ -168,6 +161,7 @@ def _denominator_without_last_key(q: Any, k: Any, v: Any, **rest: Any) -> Any:
 # Strays ------------------------------------------------------------------------------------------------------------
 
 
+@reference.grouped
 def _eps_in_denominator(q: Any, k: Any, v: Any, *, eps: Any, return_lse: bool = False, **rest: Any) -> Any:
     """The sum of exp(s - m), m the row's maximum, plus eps."""
     xp = q.__array_namespace__()
@@ -206,7 +200,9 @@ def visible(trial: Trial) -> Values:
 def _by_query_head(trial: Trial, x: Values) -> Values:
     """x[b, g, ...] as [b, h, ...]."""
     h = trial.case.arguments["q"].shape[1]
-    return np.repeat(x, h // x.shape[1], axis=1)
+    g = x.shape[1]
+    interleaved = trial.case.arguments.get("grouping") == "interleaved"
+    return np.asarray(x[:, [n % g if interleaved else n * g // h for n in range(h)]])
 
 
 def _lone(trial: Trial) -> bool:
@@ -389,7 +385,11 @@ SOFTMAX_ATTENTION = Operator(
     definition=reference.softmax_attention,
     inputs=(Tensor("q", "b h t d"), Tensor("k", "b g s d"), Tensor("v", "b g s e")),
     parameters=(Real("scale", default=None, low=-2, high=2, implied=lambda a: a["q"].shape[-1] ** -0.5),),
-    conventions={"alignment": reference.ALIGNMENTS, "unseeing": reference.UNSEEING},
+    conventions={
+        "alignment": reference.ALIGNMENTS,
+        "unseeing": reference.UNSEEING,
+        "grouping": reference.GROUPINGS,
+    },
     forms={"shifted": reference.shifted, "online": reference.online, "naive": reference.naive},
     backward=reference.backward,
     slips={
@@ -404,7 +404,6 @@ SOFTMAX_ATTENTION = Operator(
         "mask_ignored": _mask_ignored,
         "mask_inverted": _mask_inverted,
         "bias_before_scale": _bias_before_scale,
-        "heads_interleaved": _heads_interleaved,
         "first_key_head": _first_key_head,
         "softmax_over_queries": _softmax_over_queries,
         "denominator_without_last_key": _denominator_without_last_key,

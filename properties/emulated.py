@@ -121,6 +121,10 @@ class Faulty(Rounded):
         finally:
             self.here[0] = before
 
+    @property
+    def plain(self) -> bool:
+        return super().plain and not (self.fault is not None and (self.here[0] or self.fault.coherent))
+
     def rounded(self, value: Part) -> Array:
         fault = self.fault
         if fault is not None and fault.coherent:

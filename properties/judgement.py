@@ -157,6 +157,11 @@ def prepare(operator: Operator, subject: Subject, dtype: str, effort: Effort) ->
     return sorted(run.kept, key=lambda t: (t.case.regime != "ordinary", t.exact[0].midpoint.size < 8))
 
 
+def pool(operator: Operator, subject: Subject, dtype: str, effort: Effort) -> list[Trial]:
+    """The small ordinary cases that are taken together to see shifts of parameters."""
+    return _Run(operator, subject, dtype, _conventions(operator, subject, {})[0], effort, (), None).pooled()
+
+
 def identify(
     operator: Operator, subject: Subject, dtype: str, effort: Effort
 ) -> tuple[dict[str, str], Inferred] | None:
@@ -348,10 +353,8 @@ class _Run:
         self._stale[exact.shape] = trial.answer().outputs[0]
         self.counted += all(bool(outside(null, exact, bound, self.dtype)[0].any()) for null in nulls)
 
-    def parameters(self) -> tuple[Result, list[Shift]]:
-        """Does it compute with the parameters that it was passed?"""
-        out = Result(MEANT, "pass")
-        started = time.perf_counter()
+    def pooled(self) -> list[Trial]:
+        """Small ordinary cases that the kernel answers."""
         trials: list[Trial] = []
 
         def one(case: Case) -> None:
@@ -360,8 +363,15 @@ class _Run:
                 trial.answer()
                 trials.append(trial)
 
-        pooled = cases(self.operator, self.dtype, self.subject.supports, self.conventions, pooled=True)
-        self._drawn(one, self.effort.pooled, (Phase.generate,), pooled)
+        small = cases(self.operator, self.dtype, self.subject.supports, self.conventions, pooled=True)
+        self._drawn(one, self.effort.pooled, (Phase.generate,), small)
+        return trials
+
+    def parameters(self) -> tuple[Result, list[Shift]]:
+        """Does it compute with the parameters that it was passed?"""
+        out = Result(MEANT, "pass")
+        started = time.perf_counter()
+        trials = self.pooled()
         out.cases = len(trials)
         found = shifts(self.operator, trials)
         if len(trials) < FEWEST:

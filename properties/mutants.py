@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from assay.properties.contract import Integers, Operator, Tensor
-from assay.properties.drawing import DTYPES, Values
+from assay.properties.drawing import DTYPES, LONGEST, NEVER_LONG, Values
 from assay.properties.emulated import (
     BACKWARD,
     ByHand,
@@ -57,6 +57,8 @@ FLOAT8 = Format("float8_e4m3", 4, -6, 8)
 FORMATS_OF_STEPS = (BFLOAT16, FLOAT16, TF32, FLOAT8)
 SHIFTS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 BLOCKS = (16, 64)
+FEW = 2 * max(LONGEST[axis] for axis in NEVER_LONG)
+"""An axis that never has more rows is one of those that nobody works on in blocks."""
 SITES = 24
 TERMS = 24
 """So many operations and terms at most, evenly spread over the text."""
@@ -334,7 +336,7 @@ def _written(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Ite
             parts += [
                 (f"the last block of {block} of axis {axis}{of}", _last_block(axis, block))
                 for block in BLOCKS
-                if longest > 3  # the axes that never grow are not worked on in blocks
+                if longest > FEW
             ]
         for title, where in parts:
             for verb, told, write in (
@@ -435,7 +437,7 @@ def _whole_stale(out: Values, memory: Memory, arguments: Arguments) -> Values:
 
 def _flicker(out: Values, memory: Memory, arguments: Arguments) -> Values:
     flat = out.reshape(-1)
-    which = memory.calls % (out.size + 1)
+    which = memory.calls % (out.size + 2)  # of two calls with one between them, one at least moves another element
     if which < out.size:
         flat[which] = np.nextafter(flat[which], flat.dtype.type(np.inf))
     return out
@@ -469,9 +471,11 @@ def _gradients(operator: Operator, base: Emulated, trial: Trial) -> Iterator[Mut
                 yield mutant(
                     f"{title} is that of {other.name}", f"returns the gradient of {other.name} as the {title}", swapped
                 )
-    text = "reads the cotangent as if it were contiguous"
-    pull: dict[str, Any] = {"pull": lambda given: tuple(misread(c, contiguous_strides(c.shape)) for c in given)}
-    yield Mutant("cotangent taken as contiguous", "gradient", text, base, pull)
+    pull: dict[str, Any]
+    if any(e.shape for e in trial.exact):  # a single number has no strides
+        text = "reads the cotangent as if it were contiguous"
+        pull = {"pull": lambda given: tuple(misread(c, contiguous_strides(c.shape)) for c in given)}
+        yield Mutant("cotangent taken as contiguous", "gradient", text, base, pull)
     for number in range(len(trial.exact) if len(trial.exact) > 1 else 0):
         pull = {"pull": partial(_silenced, number)}
         yield Mutant(f"cotangent {number} ignored", "gradient", f"ignores the cotangent of output {number}", base, pull)

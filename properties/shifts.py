@@ -137,6 +137,12 @@ def shifts(operator: Operator, trials: Sequence[Trial]) -> list[Shift]:
     return found
 
 
+def standing(operator: Operator, trials: Sequence[Trial]) -> list[Shift]:
+    """The shift of each number by itself, whether it counts or not: what the rounding noise of a kernel looks like."""
+    fits = [_Fit(trial) for trial in trials]
+    return [shift for d in directions(operator, trials) if (shift := _fitted(d, fits)) is not None]
+
+
 class _Fit:
     """One case: what the kernel returned, and what is left to explain of its error."""
 

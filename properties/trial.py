@@ -18,7 +18,15 @@ from assay.properties.drawing import CONTINUOUS, DTYPES, Case, Values
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.bounded import Bounded
 from assay.reference.arithmetic.independent import Independent
-from assay.reference.arithmetic.oracle import Arguments, Enclosure, differentiate, evaluate, gradient_oracle, oracle
+from assay.reference.arithmetic.oracle import (
+    Arguments,
+    Enclosure,
+    decides,
+    differentiate,
+    evaluate,
+    gradient_oracle,
+    oracle,
+)
 from assay.reference.arithmetic.precision import EXTENDED, FLOAT32, FORMATS, PRECISIONS, Format, Precision, natural
 
 
@@ -117,10 +125,15 @@ class Trial:
         self._answers: dict[bool, Answer] = {}
         self._errors: dict[Any, tuple[tuple[Array, ...], ...]] = {}
         self._bounds: dict[tuple[str, ...], tuple[Values, ...]] = {}
+        self._known: Trial | None = None
+        """A trial of the same case by a kernel of other claims."""
 
     def under(self, subject: Subject) -> Trial:
-        """The same case for another kernel of the same claims. What is true of the case is not computed again."""
+        """The same case for another kernel. What is true of the case is not computed again."""
         other = Trial(self.operator, subject, self.case)
+        if (subject.form, subject.precision) != (self.subject.form, self.subject.precision):
+            other._known, other._cotangents = self, self.cotangents
+            return other
         for known in ("_exact", "_gradient_bound", "_exact_gradient", "_cotangents"):
             if hasattr(self, known):
                 setattr(other, known, getattr(self, known))
@@ -261,8 +274,15 @@ class Trial:
         if not hasattr(self, "_exact"):
             own = FORMATS[self.case.dtype]
             count = len(self._errors_of({})[0])
-            formats = tuple(at_least_single(own) if i in self.operator.wide else own for i in range(count))
-            self._exact = oracle(self.operator.definition, self.case.arguments, self._bound_in(formats))
+            # The narrowest bound that the kernel may be held to.
+            bound = self._bound_in(
+                tuple(at_least_single(own) if i in self.operator.wide else own for i in range(count))
+            )
+            known = self._known.exact if self._known is not None else ()
+            if known and decides(known, bound):
+                self._exact = known
+            else:
+                self._exact = oracle(self.operator.definition, self.case.arguments, bound)
         return self._exact
 
     @property
@@ -274,9 +294,13 @@ class Trial:
     @property
     def exact_gradient(self) -> dict[str, Enclosure]:
         if not hasattr(self, "_exact_gradient"):
-            self._exact_gradient = gradient_oracle(
-                self.operator.definition, self.case.arguments, self.cotangents, self.gradient_bound
-            )
+            known = self._known.exact_gradient if self._known is not None else {}
+            if known and decides(tuple(known.values()), tuple(self.gradient_bound[n] for n in known)):
+                self._exact_gradient = known
+            else:
+                self._exact_gradient = gradient_oracle(
+                    self.operator.definition, self.case.arguments, self.cotangents, self.gradient_bound
+                )
         return self._exact_gradient
 
     def _gradient_bound_for(
@@ -411,10 +435,10 @@ def outside(got: Values, exact: Enclosure, bound: Values, dtype: str) -> tuple[V
     """Which elements are outside their bounds, and |error| / bound of each.
 
     Classes first: a NaN or an infinity is right only where the exact value, give or take the bound, is one. Where the
-    bound is infinite nothing can be demanded, except where the exact value is an infinity.
+    bound is infinite nothing can be demanded.
     """
     wide = got.astype(np.longdouble)
-    infinite = np.isinf(exact.midpoint) & (exact.radius == 0)
+    infinite = np.isinf(exact.midpoint) & (exact.radius == 0) & np.isfinite(bound)
     judged = np.isfinite(bound) & np.isfinite(exact.radius) & ~infinite
     limit = FORMATS.get(str(got.dtype), FORMATS[dtype]).max
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):

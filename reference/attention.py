@@ -4,7 +4,7 @@
     o_i  = sum_j exp(s_ij) v_j / sum_j exp(s_ij),        lse_i = ln sum_j exp(s_ij)
 
 Axes: b batch, h query head, g key head, t query position, s key position, d channel, e value channel; g divides h, and
-query head number n attends to key head number n // (h / g).
+query head number n attends to key head number n // (h / g), or to n mod g where the grouping is "interleaved".
 
 A query that sees no key returns 0, and its lse is minus infinity; no gradient passes through it.
 
@@ -15,6 +15,8 @@ FlashAttention, arXiv:2205.14135, algorithm 4.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -24,6 +26,42 @@ from assay.reference.arithmetic.array import Mask, either, store
 
 ALIGNMENTS = ("bottom-right", "top-left")
 UNSEEING = ("zero", "mean")
+GROUPINGS = ("blocks", "interleaved")
+
+
+def grouped(text: Callable[..., Any]) -> Callable[..., Any]:
+    """A text that knows one grouping, for both: with the heads of each group next to each other, and put back."""
+
+    @wraps(text)
+    def either_way(q: Any, k: Any, v: Any, *, grouping: str = "blocks", mask: Any = None, **rest: Any) -> Any:
+        if grouping not in GROUPINGS:
+            raise ValueError(f"grouping must be one of {', '.join(GROUPINGS)}, not {grouping!r}")
+        if grouping == "blocks":
+            return text(q, k, v, mask=mask, **rest)
+        together, back = _orders(q, k)
+        out = text(_heads(q, together), k, v, mask=_mask_heads(mask, together), **rest)
+        return tuple(_heads(o, back) for o in out) if isinstance(out, tuple) else _heads(out, back)
+
+    return either_way
+
+
+def _orders(q: Any, k: Any) -> tuple[list[int], list[int]]:
+    """Interleaved query heads in the order in which those of a group are neighbours, and the way back."""
+    h, g = q.shape[1], k.shape[1]
+    together = [n for i in range(g) for n in range(i, h, g)]
+    return together, [together.index(n) for n in range(h)]
+
+
+def _heads(x: Any, order: list[int], axis: int = 1) -> Any:
+    """x[b, h, ...] with its heads in another order."""
+    before = (slice(None),) * axis
+    return x[(*before, order)] if isinstance(x, Mask) else array_namespace(x).take(x, order, axis=axis)
+
+
+def _mask_heads(mask: Any, order: list[int]) -> Any:
+    """The same of a mask, broadcastable to [b, h, t, s], if it tells heads apart."""
+    axis = -1 if mask is None else len(mask.shape) - 3
+    return mask if axis < 0 or mask.shape[axis] == 1 else _heads(mask, order, axis)
 
 
 def softmax_attention(
@@ -37,6 +75,7 @@ def softmax_attention(
     scale: Any = None,
     return_lse: bool = False,
     unseeing: str = "zero",
+    grouping: str = "blocks",
 ) -> Any:
     """out[b, h, t, e] of q[b, h, t, d], k[b, g, s, d], v[b, g, s, e]; with `return_lse` also lse[b, h, t].
 
@@ -44,15 +83,44 @@ def softmax_attention(
     scale, where minus infinity hides a key. `causal`: query i sees the keys j <= i + s - t ("bottom-right"
     `alignment`) or j <= i ("top-left"). `scale` is any finite number; None means d**(-1/2). `unseeing` says what a
     query that sees no key returns: 0, or the mean of all values, as where hidden scores become one finite number.
+    `grouping`: the query heads that share a key head are neighbours ("blocks") or g apart ("interleaved").
 
     Error: none in exact arithmetic; over balls the result is an enclosure, and minus infinity is exact.
-    Raises: ValueError for an unknown alignment, or a number of key heads that does not divide that of query heads.
+    Raises: ValueError for an unknown alignment, grouping or answer of a query that sees nothing, or a number of key
+    heads that does not divide that of query heads.
 
     >>> import numpy as np
     >>> q, k, v = np.zeros((1, 1, 1, 2)), np.ones((1, 1, 2, 2)), np.array([[[[1.0], [3.0]]]])
     >>> softmax_attention(q, k, v).tolist()
     [[[[2.0]]]]
     """
+    return _definition(
+        q,
+        k,
+        v,
+        mask=mask,
+        causal=causal,
+        alignment=alignment,
+        scale=scale,
+        return_lse=return_lse,
+        unseeing=unseeing,
+        grouping=grouping,
+    )
+
+
+@grouped
+def _definition(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    mask: Any,
+    causal: bool,
+    alignment: str,
+    scale: Any,
+    return_lse: bool,
+    unseeing: str,
+) -> Any:
     xp = array_namespace(q)
     s, visible = scores(q, k, mask, causal, alignment, scale, unseeing)
     if not k.shape[-2]:
@@ -60,7 +128,7 @@ def softmax_attention(
     m = shift_of(s, visible)
     w = weights(s, m, visible)
     total = xp.sum(w, axis=-1, keepdims=True)
-    return _returned(q, w @ v / or_one(total, visible), m, total, visible, return_lse)
+    return _returned(q, w @ _seen_values(v, visible) / or_one(total, visible), m, total, visible, return_lse)
 
 
 # Forms: the same function, equal in exact arithmetic, with the roundings of a way to compute it. ----------------------
@@ -69,6 +137,7 @@ def softmax_attention(
 # or 2 to the power of scores in units of ln 2; the sum divides the weights, or their product with the values.
 
 
+@grouped
 def shifted(q: Any, k: Any, v: Any, *, scale: Any = None, return_lse: bool = False, **masks: Any) -> Any:
     """The row's maximum is subtracted from the scores before the exponential.
 
@@ -82,6 +151,7 @@ def shifted(q: Any, k: Any, v: Any, *, scale: Any = None, return_lse: bool = Fal
     return _averaged(q, v, w, m, visible, return_lse)
 
 
+@grouped
 def naive(q: Any, k: Any, v: Any, *, scale: Any = None, return_lse: bool = False, **masks: Any) -> Any:
     """The exponentials of the scores as they are: where one overflows, the bound is infinite."""
     xp = array_namespace(q)
@@ -92,6 +162,7 @@ def naive(q: Any, k: Any, v: Any, *, scale: Any = None, return_lse: bool = False
     return _averaged(q, v, w, xp.zeros_like(s[..., :1]), visible, return_lse)
 
 
+@grouped
 def online(q: Any, k: Any, v: Any, *, scale: Any = None, return_lse: bool = False, **masks: Any) -> Any:
     """Keys in blocks, with a running maximum m; sum and product with v are multiplied by exp(m_old - m_new).
 
@@ -112,7 +183,7 @@ def online(q: Any, k: Any, v: Any, *, scale: Any = None, return_lse: bool = Fals
 
 
 def backward(
-    cotangents: tuple[Any, ...], q: Any, k: Any, v: Any, *, scale: Any = None, return_lse: bool = False, **masks: Any
+    cotangents: tuple[Any, ...], q: Any, k: Any, v: Any, *, grouping: str = "blocks", mask: Any = None, **rest: Any
 ) -> tuple[Any, Any, Any]:
     """The gradients of q, k and v, with P computed again and the sum over a row taken from the output.
 
@@ -121,6 +192,17 @@ def backward(
     P is exp(s - lse), or weights divided by their sum; D comes from the output as it was returned, or from P and dP;
     P, dP and dS are stored as weights are. The heads of a group are summed in the product, or one output for each.
     """
+    if grouping == "blocks":
+        return _backward(cotangents, q, k, v, mask=mask, **rest)
+    together, back = _orders(q, k)
+    cotangents = tuple(_heads(c, together) for c in cotangents)
+    dq, dk, dv = _backward(cotangents, _heads(q, together), k, v, mask=_mask_heads(mask, together), **rest)
+    return _heads(dq, back), dk, dv
+
+
+def _backward(
+    cotangents: tuple[Any, ...], q: Any, k: Any, v: Any, *, scale: Any = None, return_lse: bool = False, **masks: Any
+) -> tuple[Any, Any, Any]:
     xp = array_namespace(q)
     s, visible = _scores_either(q, k, scale=scale, **masks)
     if not k.shape[-2]:
@@ -129,7 +211,7 @@ def backward(
     w = either(s, lambda: weights(s, m, visible), lambda: powers_of_two(s, visible))
     total = or_one(xp.sum(w, axis=-1, keepdims=True), visible)
     p = either(s, lambda: w / total, lambda: weights(s, m + xp.log(total), visible))
-    do = folded(cotangents[0], k)
+    do, v = folded(cotangents[0], k), _seen_values(v, visible)
     dp = store(do @ xp.matrix_transpose(v), "weights")
     out = store(either(s, lambda: store(w, "weights") @ v / total, lambda: store(w / total, "weights") @ v), "output")
     delta = either(
@@ -142,7 +224,7 @@ def backward(
     ds = p * (dp - delta)
     seen = visibility(q, k, masks.get("mask"), masks.get("causal", False), masks.get("alignment", ALIGNMENTS[0]))[0]
     if seen is not None:  # a score that was replaced passes nothing on, though its weight may not be 0
-        ds = xp.where(seen, ds, xp.zeros_like(ds))
+        ds = xp.where(seen, ds, 0 * ds)
     ds = store(ds, "weights")
     c, queries = scale_of(q, scale), folded(q, k)
     dq = either(s, lambda: c * (ds @ k), lambda: store(c * ds, "weights") @ k, lambda: ds @ (c * k))
@@ -228,7 +310,7 @@ def scores(
     if visible is not None:
         s = xp.where(visible, s, xp.zeros_like(s) if way == "scores" else 0 * s)
         if unseeing == "mean":
-            visible = visible | ~_some(s[..., :1], visible)
+            visible = visible | ~_some(visible, xp)
     return s, visible
 
 
@@ -243,8 +325,8 @@ def visibility(q: Any, k: Any, mask: Any, causal: bool, alignment: str) -> tuple
         visible, bias = ~hidden, xp.where(hidden, xp.zeros_like(mask), mask)
     if causal:
         t, n = q.shape[-2], k.shape[-2]
-        last = xp.arange(t)[:, None] + (n - t if alignment == "bottom-right" else 0)
-        past = xp.arange(n)[None, :] <= last
+        first = n - t if alignment == "bottom-right" else 0  # the last key that query 0 sees
+        past = xp.arange(n)[None, :] <= xp.arange(first, first + t)[:, None]
         visible = past if visible is None else visible & past
     if visible is not None:
         visible = _folded_mask(xp, visible, (*q.shape[:-1], k.shape[-2]), k.shape[1])
@@ -337,19 +419,25 @@ def rescaled(s: Any, visible: Any, log2: bool = False) -> Any:
     return w * (exp(ahead - running) * xp.concat(products[::-1], axis=-1))
 
 
+def _seen_values(v: Any, visible: Any) -> Any:
+    """v, and 0 for keys that no query sees: they do not count, whatever they hold (a weight of 0 times a NaN would)."""
+    if visible is None:
+        return v
+    xp = array_namespace(v)
+    return xp.where(_some(xp.matrix_transpose(visible), xp), v, xp.zeros_like(v))
+
+
 def or_one(total: Any, visible: Any) -> Any:
     """The sum of a row, and 1 where nothing is visible."""
     if visible is None:
         return total
     xp = array_namespace(total)
-    return xp.where(_some(total, visible), total, xp.ones_like(total))
+    return xp.where(_some(visible, xp), total, xp.ones_like(total))
 
 
-def _some(total: Any, visible: Any) -> Any:
+def _some(visible: Any, xp: Any) -> Any:
     """Which rows see a key, [..., 1]."""
-    xp = array_namespace(total)
-    one = xp.ones_like(total)
-    return xp.sum(xp.where(visible, one, xp.zeros_like(one)), axis=-1, keepdims=True) > 0
+    return xp.any(visible, axis=-1, keepdims=True)
 
 
 def _averaged(q: Any, v: Any, w: Any, m: Any, visible: Any, return_lse: bool) -> Any:
@@ -357,6 +445,7 @@ def _averaged(q: Any, v: Any, w: Any, m: Any, visible: Any, return_lse: bool) ->
     xp = array_namespace(q)
     total = xp.sum(w, axis=-1, keepdims=True)
     divisor = or_one(total, visible)
+    v = _seen_values(v, visible)
     out = either(
         w,
         lambda: store(w, "weights") @ v / divisor,
@@ -372,7 +461,9 @@ def _returned(q: Any, out: Any, m: Any, total: Any, visible: Any, return_lse: bo
         return out
     lse = m + xp.log(or_one(total, visible))
     if visible is not None:
-        lse = xp.where(_some(total, visible), lse, -xp.inf)
+        some = _some(visible, xp)
+        # The second way is none: it tells the bound of a row that sees nothing that a hidden score may have overflown.
+        lse = either(lse, lambda: xp.where(some, lse, -xp.inf), lambda: xp.where(some, lse, 0 * total))
     return out, xp.reshape(lse, q.shape[:-1])
 
 

@@ -346,7 +346,7 @@ WRONG: dict[str, tuple[Callable[..., Any], tuple[str, str] | None]] = {
     "top_left": (top_left, ("convention", "alignment=top-left")),
     "last_key_dropped": (changed(scores=dropped(-1)), ("slip", "last_key_dropped")),
     "first_key_dropped": (changed(scores=dropped(0)), ("slip", "first_key_dropped")),
-    "interleaved_heads": (changed(heads=modulo), ("slip", "heads_interleaved")),
+    "interleaved_heads": (changed(heads=modulo), ("convention", "grouping=interleaved")),
     "over_queries": (over_queries, ("slip", "softmax_over_queries")),
     "mask_ignored": (mask_ignored, ("slip", "mask_ignored")),
     "denominator_short": (

@@ -45,7 +45,12 @@ def apply_rotary_pos_emb(
     return apply(four_axes(x), angles, scale * attention_factor).reshape(x.shape)
 
 
-@kernel("softmax_attention", dtypes=("float64", "float32", "bfloat16", "float16"), requires=("x-transformers",))
+@kernel(
+    "softmax_attention",
+    conventions={"grouping": "interleaved"},
+    dtypes=("float64", "float32", "bfloat16", "float16"),
+    requires=("x-transformers",),
+)
 def attend(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -59,6 +64,8 @@ def attend(
     import torch
     from x_transformers.attend import Attend
 
+    if causal and q.shape[-2] not in (1, k.shape[-2]):
+        raise NotImplementedError("causal is for as many queries as keys, or one")
     boolean = mask is not None and mask.dtype == torch.bool
     bias = None if mask is None or boolean else mask.expand(*q.shape[:-1], k.shape[-2]).to(q.dtype)
     module = Attend(scale=scale, causal=causal, heads=q.shape[1])

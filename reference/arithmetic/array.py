@@ -345,6 +345,12 @@ class Arithmetic(ABC):
     def minimum(self, x: Operand, y: Operand) -> Array:
         return self.apply("minimum", x, y)
 
+    def any(self, x: Mask, *, axis: int | None = None, keepdims: bool = False) -> Mask:
+        return Mask(np.asarray(x.bits.any(axis=axis, keepdims=keepdims)))
+
+    def all(self, x: Mask, *, axis: int | None = None, keepdims: bool = False) -> Mask:
+        return Mask(np.asarray(x.bits.all(axis=axis, keepdims=keepdims)))
+
     def where(self, condition: Mask, x: Operand, y: Operand) -> Array:
         x, y = self.asarray(x), self.asarray(y)
         bits = condition.bits

@@ -109,7 +109,7 @@ class Bounded(Formatted):
         `residual` is what extended precision itself dropped, so that nothing is called exact by accident.
         """
         f = self.format
-        exact = (error == 0) & (residual == 0) & f.holds(value)
+        exact = (error == 0) & (residual == 0) & (f.holds(value) | np.isinf(value))  # an infinity that was asked for
         if f.quantum:
             return np.where(exact, 0, f.quantum / 2 * self.precision.spacings + np.abs(residual))
         charge = np.maximum(self.unit * (np.abs(value) + error), self.loss)

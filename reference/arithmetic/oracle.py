@@ -129,7 +129,7 @@ def _sharpened(compute: Callable[[Ball], tuple[Array, ...]], bounds: Sequence[Pa
             balls = compute(ball)
             with ball.context():
                 known = tuple(Enclosure(*enclosure(paired(b))) for b in balls)
-            if all(np.all(k.radius * TIGHTER <= bound) for k, bound in zip(known, bounds, strict=True)):
+            if decides(known, bounds):
                 return known
             reason = "the balls stay wider than 1/64 of the bound"
         except Uncertain as error:
@@ -137,6 +137,11 @@ def _sharpened(compute: Callable[[Ball], tuple[Array, ...]], bounds: Sequence[Pa
         bits *= 2
         if bits > LAST_BITS:
             raise Uncertain(f"{bits // 2} bits do not decide: {reason}")
+
+
+def decides(known: Sequence[Enclosure], bounds: Sequence[Part]) -> bool:
+    """Is everything known so well that it decides what is compared with these bounds?"""
+    return all(bool(np.all(k.radius * TIGHTER <= bound)) for k, bound in zip(known, bounds, strict=True))
 
 
 def as_tuple(outputs: Any) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,13 @@ class Format:
         """The smallest normal number."""
         return math.ldexp(1.0, self.emin)
 
-    @property
+    @cached_property
+    def native(self) -> np.dtype[Any] | None:
+        """NumPy's dtype of this format, where its conversion from extended precision rounds once, to nearest."""
+        same = (d for d in (np.dtype(np.float32), np.dtype(np.float64)) if d.name == self.name)
+        return next(same, None)
+
+    @cached_property
     def max(self) -> np.longdouble:
         return np.ldexp(np.longdouble(2) - np.ldexp(np.longdouble(1), 1 - min(self.bits, 60)), self.emax)
 
@@ -54,6 +61,9 @@ class Format:
         """x[...] (extended precision) rounded to this format: `nearest` (ties to even), `toward zero` or `up`."""
         if self.quantum:
             return MODES[mode](x / np.longdouble(self.quantum)) * np.longdouble(self.quantum)
+        if mode == "nearest" and self.native is not None:
+            with np.errstate(over="ignore", under="ignore"):
+                return np.asarray(x, np.longdouble).astype(self.native).astype(np.longdouble)
         significand, exponent = np.frexp(x)  # |significand| in [1/2, 1)
         kept = np.minimum(self.bits, self.bits - (self.emin - (exponent - 1)))  # fewer bits below 2**emin
         out = np.ldexp(MODES[mode](np.ldexp(significand, kept)), exponent - kept)

@@ -51,6 +51,11 @@ class Rounded(Formatted):
     def rounded(self, value: Part) -> Array:
         return self.flushed(self.format.round(np.asarray(value, EXTENDED), self.mode))
 
+    @property
+    def plain(self) -> bool:
+        """Is a step rounded as the processor rounds in the format?"""
+        return self.format.native is not None and self.mode == "nearest" and not self.precision.flushes
+
     def flushed(self, value: Part) -> Array:
         if self.precision.flushes and not self.format.quantum:
             value = np.where(np.abs(value) < self.format.normal, EXTENDED(0), value)
@@ -82,6 +87,10 @@ class Rounded(Formatted):
 
     def total(self, x: Array) -> Array:
         wide = self.at(self.accumulator)
+        if x.shape[-1] > 1 and self.order != "pairwise" and wide.plain:
+            # The same additions one after the other, by the processor.
+            values = x.parts[0] if self.order == "forward" else x.parts[0][..., ::-1]
+            return self.rounded(np.add.accumulate(values.astype(wide.format.native), axis=-1)[..., -1])
         terms = [x.parts[0][..., i] for i in range(x.shape[-1])]
         if self.order == "backward":
             terms.reverse()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -31,6 +32,22 @@ def test_nearest_is_the_conversion_of_the_type(name: str, value: float) -> None:
     with np.errstate(over="ignore", under="ignore"):
         expected = np.float64(np.float64(value).astype(TYPES[name]))
     assert np.float64(FORMATS[name].round(np.longdouble(value))) == expected
+
+
+@pytest.mark.parametrize("name", ["float32", "float64"])
+@given(
+    significand=st.integers(-(2**64) + 1, 2**64 - 1),
+    exponent=st.one_of(st.integers(-1200, 1100), st.integers(-215, 70)),
+)
+def test_the_processor_rounds_extended_numbers_as_any_format_is_rounded(
+    name: str, significand: int, exponent: int
+) -> None:
+    x = np.ldexp(np.longdouble(significand), exponent)
+    f = FORMATS[name]
+    generic = replace(f, name="other")
+    assert f.native is not None
+    assert generic.native is None
+    assert f.round(x).tobytes()[:10] == generic.round(x).tobytes()[:10]
 
 
 @pytest.mark.parametrize("name", TYPES)
