@@ -15,6 +15,7 @@ from assay.properties.trial import Trial
 from assay.reference import contrastive as reference
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.precision import Format
+from assay.reference.attention import shift_of, weights
 
 
 BLOCK = 64
@@ -106,6 +107,7 @@ REGIMES: dict[str, Regime] = {
 
 
 # Slips ---------------------------------------------------------------------------------------------------------------
+# Each is written with the roundings of kernels (through a form), for it bounds those that make the mistake.
 
 
 def _shifted_labels(definition: Callable[..., Any]) -> Callable[..., Any]:
@@ -163,10 +165,8 @@ def _without_positives_in_denominator(image: Any, text: Any, *, scale: Any, posi
         one, zero = xp.ones_like(s), xp.zeros_like(s)
         negatives = xp.sum(xp.where(own, zero, one), axis=-1, keepdims=True)
         kept = ~own | (negatives == xp.zeros_like(negatives))
-        mean = reference.mean_of_positives(s, own)[1]
-        d = s - mean
-        m = xp.max(d, axis=-1, keepdims=True)
-        return (m + xp.log(xp.sum(xp.where(kept, xp.exp(d - m), zero), axis=-1, keepdims=True)))[..., 0]
+        m = shift_of(s, kept)
+        return reference.cross_entropy(s, own, m, weights(s, m, kept))
 
     return reference.clip_of_rows(row, image, text, scale, positives, **rest)
 
@@ -175,11 +175,8 @@ def _columns_past_the_first_block(image: Any, text: Any, *, scale: Any, positive
     """Only the first 64 scores of a row count in its sum."""
 
     def row(s: Any, own: Any) -> Any:
-        xp = s.__array_namespace__()
-        mean = reference.mean_of_positives(s, own)[1]
-        d = (s - mean)[:, :BLOCK]
-        m = xp.max(d, axis=-1, keepdims=True)
-        return (m + xp.log(xp.sum(xp.exp(d - m), axis=-1, keepdims=True)))[..., 0]
+        m = shift_of(s[:, :BLOCK], None)
+        return reference.cross_entropy(s, own, m, weights(s[:, :BLOCK], m, None))
 
     return reference.clip_of_rows(row, image, text, scale, positives, **rest)
 
@@ -191,7 +188,8 @@ def _eps_in_logarithm_of_clip(
 
     def row(s: Any, own: Any) -> Any:
         xp = s.__array_namespace__()
-        return -xp.log(xp.exp(-reference.one_against_the_rest(s, own)) + eps)
+        m = shift_of(s, None)
+        return -xp.log(xp.exp(-reference.cross_entropy(s, own, m, weights(s, m, None))) + eps)
 
     return reference.clip_of_rows(row, image, text, scale, positives, **rest)
 
@@ -219,28 +217,28 @@ def _signed(x: Any, own: Any) -> Any:
 def _only(positive: bool) -> Callable[[Any, Any], Any]:
     def loss(x: Any, own: Any) -> Any:
         xp = x.__array_namespace__()
-        return xp.where(own if positive else ~own, reference.softplus(_signed(x, own)), xp.zeros_like(x))
+        return xp.where(own if positive else ~own, reference.softplus_of_kernels(_signed(x, own)), xp.zeros_like(x))
 
     return loss
 
 
 def _labels_of_zero(x: Any, own: Any) -> Any:
     xp = x.__array_namespace__()
-    return reference.softplus(xp.where(own, -x, xp.zeros_like(x)))
+    return reference.softplus_of_kernels(xp.where(own, -x, xp.zeros_like(x)))
 
 
 def _first_block(x: Any, own: Any) -> Any:
-    return reference.softplus(_signed(x, own))[:, :BLOCK]
+    return reference.softplus_of_kernels(_signed(x, own))[:, :BLOCK]
 
 
 def _eps_in_logarithm_of_siglip(x: Any, own: Any, *, eps: Any) -> Any:
     xp = x.__array_namespace__()
-    return -xp.log(xp.exp(-reference.softplus(_signed(x, own))) + eps)
+    return -xp.log(xp.exp(-reference.softplus_of_kernels(_signed(x, own))) + eps)
 
 
 def _scaled_bias(image: Any, text: Any, *, scale: Any, bias: Any, **rest: Any) -> Any:
     """c (<image, text> + bias)."""
-    return reference.siglip_loss(image, text, scale=scale, bias=scale * bias, **rest)
+    return reference.subtracted(image, text, scale=scale, bias=scale * bias, **rest)
 
 
 # Properties ------------------------------------------------------------------------------------------------------
@@ -478,12 +476,12 @@ CLIP_LOSS = Operator(
     forms={"logsumexp": reference.logsumexp, "online": reference.online, "merged": reference.merged},
     backward=reference.clip_backward,
     slips={
-        "labels_shifted_by_one": _shifted_labels(reference.clip_loss),
+        "labels_shifted_by_one": _shifted_labels(reference.logsumexp),
         "positives_missing_from_denominator": _without_positives_in_denominator,
-        "scale_as_logarithm": _scale_as_logarithm(reference.clip_loss),
-        "features_normalised": _normalised_features(reference.clip_loss),
-        "divided_by_n_again": _divided_again(reference.clip_loss),
-        "last_pair_dropped": _without_last_pair(reference.clip_loss),
+        "scale_as_logarithm": _scale_as_logarithm(reference.logsumexp),
+        "features_normalised": _normalised_features(reference.logsumexp),
+        "divided_by_n_again": _divided_again(reference.logsumexp),
+        "last_pair_dropped": _without_last_pair(reference.logsumexp),
         "columns_past_the_first_64_dropped": _columns_past_the_first_block,
     },
     strays={"eps": _eps_in_logarithm_of_clip},
@@ -519,16 +517,16 @@ SIGLIP_LOSS = Operator(
     },
     backward=reference.siglip_backward,
     slips={
-        "labels_shifted_by_one": _shifted_labels(reference.siglip_loss),
-        "bias_missing": lambda image, text, *, bias, **rest: reference.siglip_loss(image, text, bias=0, **rest),
-        "bias_subtracted": lambda image, text, *, bias, **rest: reference.siglip_loss(image, text, bias=-bias, **rest),
+        "labels_shifted_by_one": _shifted_labels(reference.subtracted),
+        "bias_missing": lambda image, text, *, bias, **rest: reference.subtracted(image, text, bias=0 * bias, **rest),
+        "bias_subtracted": lambda image, text, *, bias, **rest: reference.subtracted(image, text, bias=-bias, **rest),
         "bias_scaled": _scaled_bias,
-        "scale_as_logarithm": _scale_as_logarithm(reference.siglip_loss),
+        "scale_as_logarithm": _scale_as_logarithm(reference.subtracted),
         "negatives_missing": _of_pairs(_only(True)),
         "positives_missing": _of_pairs(_only(False)),
         "labels_of_zero": _of_pairs(_labels_of_zero),
-        "features_normalised": _normalised_features(reference.siglip_loss),
-        "last_pair_dropped": _without_last_pair(reference.siglip_loss),
+        "features_normalised": _normalised_features(reference.subtracted),
+        "last_pair_dropped": _without_last_pair(reference.subtracted),
         "columns_past_the_first_64_dropped": _of_pairs(_first_block),
     },
     strays={"eps": _of_pairs(_eps_in_logarithm_of_siglip)},

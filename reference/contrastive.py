@@ -149,13 +149,12 @@ def _clip(
 ) -> Any:
     """`summands` of scores: a shift m of each row, and exp(s - m)."""
     s = _scores(image, text, scale)
-    losses = [
-        _where_any(own, _cross_entropy(t, own, *summands(t))) for t, own in _both(s, positive_pairs(s, positives))
-    ]
+    losses = [_where_any(own, cross_entropy(t, own, *summands(t))) for t, own in _both(s, positive_pairs(s, positives))]
     return _both_directions(losses, s.shape[0], **conventions)
 
 
-def _cross_entropy(s: Any, own: Any, m: Any, w: Any) -> Any:
+def cross_entropy(s: Any, own: Any, m: Any, w: Any) -> Any:
+    """ln sum exp(s) less the mean of the positive scores, by row [n], from a shift m[n, 1] and exp(s - m)."""
     xp = array_namespace(s)
     log, mean = xp.log(xp.sum(w, axis=-1, keepdims=True)), mean_of_positives(s, own)[1]
     unit = xp.log(xp.asarray(2, dtype=s.dtype))
@@ -196,7 +195,7 @@ def subtracted(image: Any, text: Any, *, scale: Any, bias: Any, positives: Any =
     xp = array_namespace(image)
     l = _scores(image, text, scale) + bias  # noqa: E741
     own, zero = positive_pairs(l, positives), xp.zeros_like(l)
-    plus = either(l, lambda: _softplus(l), lambda: _softplus_of_sum(l), lambda: l - (-_softplus(-l)))
+    plus = softplus_of_kernels(l)
     divisor = divisor_of("siglip", l.shape[0], normalisation)
     return either(
         l,
@@ -396,6 +395,11 @@ def _shifted(s: Any) -> Any:
 def _blocked(s: Any) -> Any:
     """The same as blocks give it."""
     return either(s, lambda: rescaled(s, None), lambda: rescaled(s, None, log2=True))
+
+
+def softplus_of_kernels(y: Any) -> Any:
+    """ln(1 + exp(y)) in any of the ways in use."""
+    return either(y, lambda: _softplus(y), lambda: _softplus_of_sum(y), lambda: y - (-_softplus(-y)))
 
 
 def _softplus(y: Any) -> Any:
