@@ -26,7 +26,11 @@ from assay.properties.contract import Operator
 MODULES = (
     "assay.impl.rope",
     "assay.impl.attention",
+    "assay.impl.linear_attention",
+    "assay.impl.projection",
+    "assay.impl.performer",
     "assay.impl.triton.rope",
+    "assay.impl.triton.linear_attention",
     "assay.impl.triton.performer",
     "assay.impl.adapters.torch",
     "assay.impl.adapters.transformers",
@@ -38,6 +42,7 @@ MODULES = (
     "assay.impl.adapters.onnxruntime",
     "assay.impl.adapters.liger_kernel",
     "assay.impl.adapters.fla",
+    "assay.impl.adapters.performer_pytorch",
 )
 """Where the kernels known to assay are. Adding one is a line here."""
 

@@ -196,18 +196,24 @@ def _rows_are_independent(trial: Samples) -> float | None:
             cosines = (rows[:, i] * rows[:, i - step]).sum(axis=-1)
             yield kolmogorov(cosines, _coordinate(d), error * (2 + error))
         if _is(trial, "scaling", "chi"):
-            sizes = _length(d)(lengths)
-            # How fast a uniform number moves with a relative error of a length or direction: its greatest density.
+            # Numbers that are uniform if all is right: of two that are independent, the centred product has mean 0.
+            sizes = _length(d)(lengths) - 0.5
             slack = error * (2 + d)
-            sides = _coordinate(d)(rows @ _units(d)[1])
-            for i in range(r):
-                yield kolmogorov((sizes[:, i] - sides[:, i]) % 1, _uniform, slack)
-                yield kolmogorov((sizes[:, i] - _away(rows[:, i, i % d], d)) % 1, _uniform, 2 * slack)
-                if i:
-                    yield kolmogorov((sizes[:, i] - sizes[:, i - 1]) % 1, _uniform, slack)
+            yield _uncorrelated(sizes, _coordinate(d)(rows @ _units(d)[1]) - 0.5, slack)
+            for i in range(min(r, d)):  # the same row of every block, with the size of its coordinate on its own axis
+                yield _uncorrelated(sizes[:, i::d], _away(rows[:, i::d, i], d) - 0.5, 2 * slack)
+            if r > 1:
+                yield _uncorrelated(sizes[:, 1:], sizes[:, :-1], slack)
 
     found = list(tests())
     return _together(iter(found)) if found else None
+
+
+def _uncorrelated(a: Values, b: Values, error: float) -> float:
+    """Of uniform numbers a[n, m] and b[n, m] in [-1/2, 1/2], each a independent of all other numbers, or of all but its
+    own b: products have mean 0 and variance 1/144, and are uncorrelated."""
+    products = (a * b).mean(axis=-1)
+    return bennett(products, 0.0, 1 / (144 * a.shape[-1]), -0.25, 0.25, error * (1 + error))
 
 
 def _seeds_are_independent(trial: Samples) -> float | None:

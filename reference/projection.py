@@ -119,15 +119,17 @@ def _exponential(squares: tuple[int, ...], d: int, scaling: str, u: Number, mp: 
     if len(set(squares) - {0}) <= 1:
         # All the same: the series is 1F1(count d/2; d/2; n^2 u/2), and exp(n^2 u/2) for one row.
         count, n2 = sum(1 for s in squares if s), max(squares, default=0)
-        return mp.hyp1f1(mp.mpf(count * d) / 2, mp.mpf(d) / 2, n2 * u / 2)
-    total, scale, k = mp.mpf(0), mp.mpf(1), 0
+        # A result that vanishes to the working precision, as for d = 2 and u = -2, is 0.
+        return mp.hyp1f1(mp.mpf(count * d) / 2, mp.mpf(d) / 2, n2 * u / 2, zeroprec=mp.prec)
+    total, scale, k, largest = mp.mpf(0), mp.mpf(1), 0, mp.mpf(0)
     # With L = prod (1 - n_i^2 s)^(-d/2) = sum a_k s^k, s L' = (d/2) (sum_j p_j s^j) L, p_j = sum_i n_i^(2j).
     a = [mp.mpf(1)]
     while True:
         term = scale * a[k]
         total += term
+        largest = max(largest, abs(term))
         # From here on each term is at most half the one before it, so the rest is less than this one.
-        if k >= len(squares) * max(squares) * abs(u) and abs(term) <= mp.eps * abs(total):
+        if k >= len(squares) * max(squares) * abs(u) and abs(term) <= mp.eps * largest:
             return total
         k += 1
         scale *= u / 2 / (mp.mpf(d) / 2 + k - 1)
