@@ -78,6 +78,7 @@ def rope_table(
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     length = max(64, 1 << last.bit_length())
     cos, sin = _table(length, r // 2, float(base), float(attention_factor), wide, x.device)
+    position = position.long()  # torch's gather misreads an expanded index of 32 bits on the CPU
     if position.ndim == 1:
         rows = position[:, None].expand(-1, r // 2)
     else:

@@ -29,6 +29,13 @@ def ours(function: Any) -> TorchSubject:
     return TorchSubject(function.__name__, function, claims, keywords(ROPE))
 
 
+@pytest.mark.parametrize("width", [torch.uint8, torch.int16, torch.int32])
+@pytest.mark.parametrize("function", [fast.rope, fast.rope_table], ids=lambda f: f.__name__)
+def test_positions_of_any_width_are_the_same_positions(function: Any, width: torch.dtype) -> None:
+    x, position = torch.randn(1, 2, 4, 8), torch.tensor([3, 1, 100, 7])
+    assert torch.equal(function(x, position.to(width)), function(x, position))
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("function", [fast.rope, fast.rope_table], ids=lambda f: f.__name__)
 def test_kernels_keep_what_they_claim(function: Any, dtype: str) -> None:
