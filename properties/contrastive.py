@@ -13,7 +13,7 @@ from assay.properties.contract import Operator, Positive, Property, Real, Regime
 from assay.properties.drawing import Values
 from assay.properties.trial import Trial
 from assay.reference import contrastive as reference
-from assay.reference.arithmetic.array import Array
+from assay.reference.arithmetic.array import Array, Mask
 from assay.reference.arithmetic.precision import Format
 from assay.reference.attention import shift_of, weights
 
@@ -110,15 +110,23 @@ REGIMES: dict[str, Regime] = {
 # Each is written with the roundings of kernels (through a form), for it bounds those that make the mistake.
 
 
-def _shifted_labels(definition: Callable[..., Any]) -> Callable[..., Any]:
+def _clip_labels_shifted(image: Any, text: Any, *, scale: Any, positives: Any = None, **rest: Any) -> Any:
+    """Both cross entropies are told that row i belongs to column i + 1."""
+
+    def row(s: Any, own: Any) -> Any:
+        m = shift_of(s, None)
+        return reference.cross_entropy(s, _next(own), m, weights(s, m, None))
+
+    return reference.clip_of_rows(row, image, text, scale, positives, **rest)
+
+
+def _siglip_labels_shifted(image: Any, text: Any, *, positives: Any = None, **rest: Any) -> Any:
     """Image i is taken to belong to text i + 1."""
+    return reference.subtracted(image, text, positives=_next(reference.positive_pairs(image, positives)), **rest)
 
-    def slip(image: Any, text: Any, *, positives: Any = None, **rest: Any) -> Any:
-        xp = image.__array_namespace__()
-        own = xp.roll(reference.positive_pairs(image, positives), 1, axis=1)
-        return definition(image, text, positives=own, **rest)
 
-    return slip
+def _next(own: Mask) -> Mask:
+    return Mask(np.roll(own.bits, 1, axis=1))
 
 
 def _scale_as_logarithm(definition: Callable[..., Any]) -> Callable[..., Any]:
@@ -389,11 +397,12 @@ def _copies(trial: Trial) -> Array | None:
 
 
 def _simplex(trial: Trial) -> Array | None:
-    """Rows of equal length: ln(1 + (n - 1) exp(-c <x, x> n / (n - 1))) is the least, and a simplex attains it."""
-    scale = trial.case.arguments["scale"]
-    if scale <= 0:
-        return None
-    if trial.case.seed % 2:
+    """Rows of equal length: ln(1 + (n - 1) exp(-c <x, x> n / (n - 1))) is the least, and a simplex attains it.
+
+    The scale is about 1 / <x, x>, so that the loss is no smaller than its bound.
+    """
+    attained = trial.case.seed % 2
+    if attained:
         n = 2 << trial.case.seed // 2 % 3
         rows = np.ones((1, 1))
         while len(rows) < n:
@@ -404,11 +413,13 @@ def _simplex(trial: Trial) -> Array | None:
         n = len(image)
     if n == 1:
         return None
-    out = trial.call(image=trial.rounded(image), text=trial.rounded(text), positives=None)
-    exponent = _number(trial, scale) * image.shape[1] * n / (n - 1)
+    d = image.shape[1]
+    scale = 2.0 ** -d.bit_length()
+    out = trial.call(image=trial.rounded(image), text=trial.rounded(text), positives=None, scale=scale)
+    exponent = _number(trial, scale) * d * n / (n - 1)
     least = out.xp.log1p(out.xp.exp(-exponent) * (n - 1)) * _times(trial, n)
     below = least - out
-    return below if trial.case.seed % 2 else below.xp.maximum(below, below.xp.zeros_like(below))
+    return below if attained else below.xp.maximum(below, below.xp.zeros_like(below))
 
 
 # of SigLIP
@@ -476,7 +487,7 @@ CLIP_LOSS = Operator(
     forms={"logsumexp": reference.logsumexp, "online": reference.online, "merged": reference.merged},
     backward=reference.clip_backward,
     slips={
-        "labels_shifted_by_one": _shifted_labels(reference.logsumexp),
+        "labels_shifted_by_one": _clip_labels_shifted,
         "positives_missing_from_denominator": _without_positives_in_denominator,
         "scale_as_logarithm": _scale_as_logarithm(reference.logsumexp),
         "features_normalised": _normalised_features(reference.logsumexp),
@@ -494,7 +505,9 @@ CLIP_LOSS = Operator(
         Property("one_pair_costs_nothing", "n = 1: L = 0", _one_pair),
         Property("equal_pairs_cost_ln_n", "x_i = x, y_i = y: L = ln n", _equal_pairs),
         Property("copies_cost_ln_2", "L of every pair twice = L + ln 2", _copies),
-        Property("simplex_is_least", "|x| = |y| = r: L >= ln(1 + (n - 1) exp(-c r**2 n / (n - 1)))", _simplex),
+        Property(
+            "simplex_is_least", "|x| = |y| = r: L >= ln(1 + (n - 1) exp(-c r**2 n / (n - 1)))", _simplex, ("scale",)
+        ),
         Property("gradients_sum_to_zero", "sum over i, j of dL / d s_ij = 0", _zero_sum),
     ),
     source="A. Radford et al., Learning transferable visual models from natural language supervision, "
@@ -517,7 +530,7 @@ SIGLIP_LOSS = Operator(
     },
     backward=reference.siglip_backward,
     slips={
-        "labels_shifted_by_one": _shifted_labels(reference.subtracted),
+        "labels_shifted_by_one": _siglip_labels_shifted,
         "bias_missing": lambda image, text, *, bias, **rest: reference.subtracted(image, text, bias=0 * bias, **rest),
         "bias_subtracted": lambda image, text, *, bias, **rest: reference.subtracted(image, text, bias=-bias, **rest),
         "bias_scaled": _scaled_bias,

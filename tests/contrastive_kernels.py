@@ -300,7 +300,6 @@ WRONG_CLIP: dict[str, tuple[Kernel, tuple[str, str] | None]] = {
     "unshifted": (unshifted, None),
     "eps": (eps_in_logarithm, None),
     "scale_has_no_gradient": (clip_with(c=detached), None),
-    "scale_off": (clip_with(c=lambda c: c * 1.0001), ("parameter", "scale")),
 }
 """Wrong kernels, with what the diagnosis has to say first."""
 
@@ -346,5 +345,4 @@ WRONG_SIGLIP: dict[str, tuple[Kernel, tuple[str, str] | None]] = {
     "kinked": (siglip_with(loss=kinked), None),
     "scale_has_no_gradient": (siglip_with(c=detached), None),
     "bias_has_no_gradient": (siglip_with(bias_of=detached), None),
-    "bias_off": (siglip_with(bias_of=lambda b: b * 1.0001), ("parameter", "bias")),
 }
