@@ -43,7 +43,7 @@ POOLED_REACH = 256
 PLANTED = (0.0, 1.0, -1.0, 3.0, 2.0**-10, -(2.0**12))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Case:
     """One drawn input. `arguments` are those of the definition, by name, and are never written to."""
 
@@ -53,6 +53,9 @@ class Case:
     seed: int
     memory: Mapping[str, str] = field(default_factory=dict)
     """How each input lies in memory."""
+
+    def __repr__(self) -> str:
+        return f"Case({self.shapes()})"  # not its numbers, which Hypothesis would print
 
     def shapes(self) -> str:
         """One line for a person: what is in the case."""

@@ -48,9 +48,7 @@ def test_the_normal_approximation_is_not_valid_there() -> None:
     """Why no central limit is taken: of exp(2 N), 400 samples, a z test at 1e-9 rejects far too often."""
     random = np.random.default_rng(2)
     mean, variance = lognormal_moments(2.0)
-    z = [
-        (np.exp(2 * random.standard_normal(400)).mean() - mean) / math.sqrt(variance / 400) for _ in range(20 * RUNS)
-    ]
+    z = [(np.exp(2 * random.standard_normal(400)).mean() - mean) / math.sqrt(variance / 400) for _ in range(20 * RUNS)]
     assert np.mean(np.array(z) > 6) > 1e-5
 
 

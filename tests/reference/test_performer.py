@@ -103,7 +103,9 @@ def test_the_stabilizer_is_seen_with_eps_alone() -> None:
 
 
 def test_without_keys_there_is_nothing() -> None:
-    out = reference.performer_attention(np.ones((1, 1, 2, 3)), np.ones((1, 1, 0, 3)), np.ones((1, 1, 0, 2)), np.ones((4, 3)))
+    out = reference.performer_attention(
+        np.ones((1, 1, 2, 3)), np.ones((1, 1, 0, 3)), np.ones((1, 1, 0, 2)), np.ones((4, 3))
+    )
     assert out.shape == (1, 1, 2, 2)
     assert not out.any()
 

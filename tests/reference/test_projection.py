@@ -94,9 +94,7 @@ def test_moments_of_one_row_are_those_of_a_normal_number(kind: str) -> None:
 
 
 def test_many_dimensions_make_rows_independent() -> None:
-    near, far = (
-        Estimator("positive", 4, 10**6, orthogonal).variance(1, MP) for orthogonal in (True, False)
-    )
+    near, far = (Estimator("positive", 4, 10**6, orthogonal).variance(1, MP) for orthogonal in (True, False))
     assert 0 < far - near < MP.mpf(10) ** -5
 
 
