@@ -43,7 +43,8 @@ def random_features(x: torch.Tensor, projection: torch.Tensor, *, kind: str = "p
         phi = torch.cat([phase.cos(), phase.sin()], dim=-1) * half.exp()
     else:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
-    return (phi / count**0.5).to(x.dtype)
+    out: torch.Tensor = (phi / count**0.5).to(x.dtype)
+    return out
 
 
 @kernel("performer_attention", form="shifted", dtypes=EVERY)
@@ -90,7 +91,7 @@ class _Attention(torch.autograd.Function):
         return forward(q, k, v, projection, kind, causal, eps)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return (*backward(g, *ctx.saved_tensors, *ctx.chosen), None, None, None)
 

@@ -59,4 +59,5 @@ def random_projection(
     else:
         rows = torch.nn.functional.normalize(normal(r, d), dim=-1)
     lengths = normal(r, d).norm(dim=-1, keepdim=True) if scaling == "chi" else torch.full((), d, dtype=wide).sqrt()
-    return (rows * lengths).to(dtype=dtype, device=device)
+    projection: torch.Tensor = (rows * lengths).to(dtype=dtype, device=device)
+    return projection

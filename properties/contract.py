@@ -2,8 +2,8 @@
 
 A contract needs a name, a definition and inputs; the oracle, the bound, the gradients, the diagnosis and the null
 kernels follow from those. An operator that draws random numbers has no definition: it needs a sampler and settings,
-and is judged by its distribution. Everything here is data: frozen dataclasses, tuples and functions, in one literal table per
-operator. `properties/__init__.py` lists the contracts of assay itself; a user's own stand in the user's file.
+and is judged by its distribution. Everything here is data: frozen dataclasses, tuples and functions, in one literal
+table per operator. `properties/__init__.py` lists the contracts of assay itself; a user's own stand in the user's file.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ and depends on x and y through c and |z|^2 alone. Each power of X is a sum of ex
     orthogonal rows     E exp(<sum n_i w_i, z>) = E 0F1(; d/2; |sum n_i w_i|^2 u / 4)
                                                 = sum_k (u/2)^k / (d/2)_k [s^k] prod_i (1 - n_i^2 s)^(-d/2)
 
-for lengths that are chi_d; where all are sqrt(d), |sum n_i w_i|^2 = d sum n_i^2. Blocks of d rows are independent,
-and the last one may be shorter. The direction of sum n_i w_i is uniform, which gives 0F1; sum n_i^2 chi2_d gives the series.
+for lengths that are chi_d; where all are sqrt(d), |sum n_i w_i|^2 = d sum n_i^2. Blocks of d rows are independent, and
+the last one may be shorter. The direction of sum n_i w_i is uniform, which gives 0F1; sum n_i^2 chi2_d the series.
 
 Source: K. Choromanski et al., Rethinking Attention with Performers, arXiv:2009.14794v4, lemma 2 (independent rows),
 theorem 2 (a bound for orthogonal ones, here exact), theorem 1 (lengths sqrt(d)).

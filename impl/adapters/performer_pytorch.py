@@ -44,7 +44,7 @@ def softmax_kernel(
     causal: bool = False,
     eps: float = 0.0,
 ) -> torch.Tensor:
-    """`softmax_kernel(eps=)` of queries and keys, then `linear_attention` or `causal_linear_attention_noncuda(eps=0)`."""
+    """`softmax_kernel(eps=)` of queries and keys, then its linear attention, causal or not, with eps=0."""
     from performer_pytorch.performer_pytorch import (
         causal_linear_attention_noncuda,
         linear_attention,

@@ -1,4 +1,4 @@
-"""Performer attention: one Triton kernel, whose sums over the keys stay in registers and whose features are never stored.
+"""Performer attention: one Triton kernel; the sums over the keys stay in registers, features are never stored.
 
     out_i = phi(q_i) S_i / phi(q_i) z_i,        S_i = sum_j phi(k_j) v_j,   z_i = sum_j phi(k_j)
 

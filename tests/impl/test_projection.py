@@ -68,14 +68,13 @@ def moments(kind: str, r: int, d: int, orthogonal: bool, t: float) -> tuple[floa
 
 
 def p_values(r: int, d: int, orthogonal: bool, samples: int) -> list[float]:
-    """Of mean and mean squared error of <phi(x), phi(y)> for each kind, |x|^2 = |y|^2 = 1/4, x = y or at right angles."""
+    """Of mean and mean squared error of <phi(x), phi(y)> for each kind, |x| = |y| = 1/2, x = y or at right angles."""
     x = torch.zeros(1, d, dtype=torch.float64)
     x[0, 0] = 0.5
     aside = torch.zeros_like(x)
     aside[0, -1] = 0.5
     y = torch.cat([x, aside])
-    draw = lambda seed: random_projection(r, d, orthogonal=orthogonal, seed=seed, dtype=torch.float64)
-    rows = [draw(seed) for seed in range(samples)]
+    rows = [random_projection(r, d, orthogonal=orthogonal, seed=n, dtype=torch.float64) for n in range(samples)]
     found = []
     for kind in KINDS:
         estimates = torch.stack(

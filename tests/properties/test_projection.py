@@ -1,13 +1,11 @@
-"""The contract of random projections: the right sampler passes, every mutant is rejected, each test rejects a mutant."""
+"""The contract of random projections: the right sampler passes, each mutant is rejected, each test rejects one."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from assay.properties.contract import Operator, Statistic
@@ -94,8 +92,7 @@ def test_too_few_settings_leave_it_undecided() -> None:
 
 
 def test_an_operator_has_a_definition_or_a_sampler() -> None:
-    sampler: Callable[..., Any] = lambda n, *, seed: np.zeros(n)
-    for change in ({"definition": sampler}, {"sampler": None}, {"settings": ()}, {"samples": 0}):
+    for change in ({"definition": RANDOM_PROJECTION.sampler}, {"sampler": None}, {"settings": ()}, {"samples": 0}):
         with pytest.raises(ValueError, match="either a definition, or a sampler"):
             replace(RANDOM_PROJECTION, **change)
     with pytest.raises(ValueError, match="has no definition"):

@@ -95,7 +95,10 @@ def test_inner_products_are_the_estimate(kind: str) -> None:
 def test_the_stabilizer_is_seen_with_eps_alone() -> None:
     given_ = drawn(3, (3, 4, 2, 2, 3), kind="positive", causal=False, eps=0.0, stabilizer="none")
     exact = Exact(300)
-    at = lambda **changes: evaluate(reference.performer_attention, exact, {**given_, **changes})[0]
+
+    def at(**changes: Any) -> Any:
+        return evaluate(reference.performer_attention, exact, {**given_, **changes})[0]
+
     assert close(at(stabilizer="head"), at(), exact)
     assert close(at(stabilizer="batch"), at(), exact)
     seen = [at(eps=0.25, stabilizer=name) for name in reference.STABILIZERS]

@@ -88,7 +88,10 @@ def test_moments_of_one_row_are_those_of_a_normal_number(kind: str) -> None:
     t = MP.mpf("0.6")
     g = {"positive": MP.exp, "trigonometric": MP.cos, "hyperbolic": MP.cosh}[kind]
     for p in (1, 2, 3, 4):
-        density = lambda x, p=p: g(x) ** p * MP.npdf(x, 0, MP.sqrt(t))
+
+        def density(x: Any, p: int = p) -> Any:
+            return g(x) ** p * MP.npdf(x, 0, MP.sqrt(t))
+
         integral = MP.quad(density, [-24, -12, -6, 0, 6, 12, 24])
         assert close(Estimator(kind, 1, 5).moment(p, t, MP), integral, 20)
 
