@@ -55,7 +55,10 @@ class Case:
     """How each input lies in memory."""
 
     def __repr__(self) -> str:
-        return f"Case({self.shapes()})"  # not its numbers, which Hypothesis would print
+        return f"Case({self.shapes()})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))  # Hypothesis would print every number
 
     def shapes(self) -> str:
         """One line for a person: what is in the case."""
