@@ -119,7 +119,7 @@ def _cancellation(random: np.random.Generator, shape: tuple[int, ...], dtype: Fo
 
 
 def _subnormal(random: np.random.Generator, shape: tuple[int, ...], dtype: Format) -> Values:
-    return random.integers(-(2 ** (dtype.bits - 1)), 2 ** (dtype.bits - 1), shape) * (2 * dtype.tiny)
+    return random.integers(-(2 ** (dtype.bits - 1)), 2 ** (dtype.bits - 1), shape) * float(2 * dtype.tiny)
 
 
 def _huge(random: np.random.Generator, shape: tuple[int, ...], dtype: Format) -> Values:

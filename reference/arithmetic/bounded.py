@@ -56,7 +56,7 @@ class Bounded(Formatted):
         return self.format.u * self.precision.spacings
 
     @cached_property
-    def loss(self) -> float:
+    def loss(self) -> np.longdouble:
         """What one rounding may change a subnormal number by."""
         return self.format.tiny * self.precision.spacings
 

@@ -38,9 +38,9 @@ class Format:
         return math.ldexp(1.0, -self.bits)
 
     @property
-    def tiny(self) -> float:
+    def tiny(self) -> np.longdouble:
         """Half the smallest subnormal: what an underflow to nearest may lose."""
-        return math.ldexp(1.0, self.emin - self.bits)
+        return np.ldexp(np.longdouble(1), self.emin - self.bits)  # for float64, below what a double holds
 
     @property
     def normal(self) -> float:

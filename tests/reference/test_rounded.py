@@ -50,6 +50,15 @@ def test_the_processor_rounds_extended_numbers_as_any_format_is_rounded(
     assert f.round(x).tobytes()[:10] == generic.round(x).tobytes()[:10]
 
 
+@pytest.mark.parametrize("name", ["float64", *TYPES])
+def test_an_underflow_loses_at_most_half_the_smallest_subnormal(name: str) -> None:
+    f = FORMATS[name]
+    assert f.tiny > 0
+    assert f.holds(2 * f.tiny)
+    assert f.round(f.tiny) == 0
+    assert f.round(3 * f.tiny / 2) == 2 * f.tiny
+
+
 @pytest.mark.parametrize("name", TYPES)
 @given(value=NUMBERS)
 def test_directed_roundings_bracket_the_number(name: str, value: float) -> None:
