@@ -194,15 +194,17 @@ def subtracted(image: Any, text: Any, *, scale: Any, bias: Any, positives: Any =
     The binary cross entropy of logits: (1 - y) l - log_sigmoid(l), and softplus(l) - y l.
     """
     xp = array_namespace(image)
-    l = _scores(image, text, scale) + bias  # noqa: E741
-    own, zero = positive_pairs(l, positives), xp.zeros_like(l)
-    plus = either(l, lambda: _softplus(l), lambda: _softplus_of_sum(l), lambda: l - (-_softplus(-l)))
-    divisor = divisor_of("siglip", l.shape[0], normalisation)
+    logits = _scores(image, text, scale) + bias
+    own, zero = positive_pairs(logits, positives), xp.zeros_like(logits)
+    plus = either(
+        logits, lambda: _softplus(logits), lambda: _softplus_of_sum(logits), lambda: logits - (-_softplus(-logits))
+    )
+    divisor = divisor_of("siglip", logits.shape[0], normalisation)
     return either(
-        l,
-        lambda: xp.sum(xp.where(own, plus - l, plus)) / divisor,
-        lambda: (xp.sum(plus) - xp.sum(xp.where(own, l, zero))) / divisor,
-        lambda: xp.sum(xp.where(own, plus - l, plus) * (1 / xp.asarray(divisor, dtype=l.dtype))),
+        logits,
+        lambda: xp.sum(xp.where(own, plus - logits, plus)) / divisor,
+        lambda: (xp.sum(plus) - xp.sum(xp.where(own, logits, zero))) / divisor,
+        lambda: xp.sum(xp.where(own, plus - logits, plus) * (1 / xp.asarray(divisor, dtype=logits.dtype))),
     )
 
 
@@ -211,14 +213,14 @@ def _siglip(
 ) -> Any:
     """`loss` of y = -z l, summed over all pairs; the division comes last, or each pair is divided."""
     xp = array_namespace(image)
-    l = _scores(image, text, scale) + bias  # noqa: E741
-    each = loss(xp.where(positive_pairs(l, positives), -l, l))
-    divisor = divisor_of("siglip", l.shape[0], normalisation)
+    logits = _scores(image, text, scale) + bias
+    each = loss(xp.where(positive_pairs(logits, positives), -logits, logits))
+    divisor = divisor_of("siglip", logits.shape[0], normalisation)
     return either(
-        l,
+        logits,
         lambda: xp.sum(each) / divisor,
-        lambda: xp.sum(each * (1 / xp.asarray(divisor, dtype=l.dtype))),
-        lambda: xp.sum(xp.sum(each, axis=-1) * (1 / xp.asarray(divisor, dtype=l.dtype))),
+        lambda: xp.sum(each * (1 / xp.asarray(divisor, dtype=logits.dtype))),
+        lambda: xp.sum(xp.sum(each, axis=-1) * (1 / xp.asarray(divisor, dtype=logits.dtype))),
     )
 
 
@@ -282,20 +284,20 @@ def siglip_backward(
 ) -> tuple[Any, ...]:
     """The gradients of image, text, scale and bias: G = -z sigmoid(-z l) / n, or (sigmoid(l) - y) / n."""
     xp = array_namespace(image)
-    l = _scores(image, text, scale) + bias  # noqa: E741
-    own = positive_pairs(l, positives)
-    one, zero = xp.ones_like(l), xp.zeros_like(l)
+    logits = _scores(image, text, scale) + bias
+    own = positive_pairs(logits, positives)
+    one, zero = xp.ones_like(logits), xp.zeros_like(logits)
 
     def sigmoid(x: Any) -> Any:
         small = xp.exp(-xp.abs(x))
         return xp.where(x >= zero, one, small) / (1 + small)
 
     g = either(
-        l,
-        lambda: xp.where(own, -sigmoid(-l), sigmoid(l)),
-        lambda: sigmoid(l) - xp.where(own, one, zero),
+        logits,
+        lambda: xp.where(own, -sigmoid(-logits), sigmoid(logits)),
+        lambda: sigmoid(logits) - xp.where(own, one, zero),
     )
-    divisor = divisor_of("siglip", l.shape[0], normalisation)
+    divisor = divisor_of("siglip", logits.shape[0], normalisation)
     return _features((g,), cotangents[0], divisor, image, text, scale, summed=True)
 
 
@@ -383,9 +385,9 @@ def mean_of_positives(s: Any, own: Any) -> tuple[Any, Any]:
 
 
 def _where_any(own: Any, rows: Any) -> Any:
+    """The loss of each row, and 0 of one without a positive."""
     xp = array_namespace(rows)
-    one = xp.ones(own.shape, dtype=rows.dtype)
-    return xp.where(xp.sum(xp.where(own, one, 0 * one), axis=-1) > 0, rows, xp.zeros_like(rows))
+    return xp.where(xp.any(own, axis=-1), rows, xp.zeros_like(rows))
 
 
 def _shifted(s: Any) -> Any:
