@@ -343,7 +343,7 @@ class Wrong:
         except (ArithmeticError, IndexError, TypeError, ValueError) as error:
             raise KernelError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
         outputs, gradients = list(found.outputs), dict(found.gradients)
-        if self.write is not None:
+        if self.write is not None and self.output < len(outputs):
             honest = outputs[self.output]
             with np.errstate(all="ignore"):
                 outputs[self.output] = self.write(np.array(honest), self.memory, arguments)

@@ -104,7 +104,13 @@ def mutants(operator: Operator, dtype: str, trials: Sequence[Trial] | None = Non
     """Every mutant of an operator in a dtype. `trials`, of the right kernel, show the ranks and what the text does."""
     base = right(operator, dtype)
     trials = prepare(operator, base, dtype, QUICK) if trials is None else trials
-    rich = max(trials, key=lambda t: (t.case.regime == "ordinary", -len(t.case.arguments), t.exact[0].midpoint.size))
+    outputs = max(len(t.exact) for t in trials)  # a case may ask for fewer
+
+    def richness(trial: Trial) -> tuple[bool, bool, int, int]:
+        case, exact = trial.case, trial.exact
+        return case.regime == "ordinary", len(exact) == outputs, -len(case.arguments), exact[0].midpoint.size
+
+    rich = max(trials, key=richness)
     found = [
         *_conventions(operator, base),
         *_slips(operator, base),
@@ -323,7 +329,7 @@ Where = Callable[[tuple[int, ...]], Any]
 
 
 def _written(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Iterator[Mutant]:
-    count = len(trials[0].exact)
+    count = max(len(t.exact) for t in trials)
     for number in range(count):
         shapes = [t.exact[number].shape for t in trials if len(t.exact) > number]
         rank = max(map(len, shapes))

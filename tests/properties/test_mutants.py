@@ -43,7 +43,7 @@ ATTENTION = Operator(
     parameters=(Real("scale", default=0.3, low=-1, high=1),),
 )
 
-CONTRACTS = {o.name: o for o in (ROPE, RMS_NORM, ATTENTION)}
+CONTRACTS = {o.name: o for o in (*OPERATORS.values(), RMS_NORM, ATTENTION)}
 
 
 @functools.cache
@@ -121,6 +121,11 @@ def test_mutants_are_derived_from_any_contract() -> None:
     }
     assert expected <= names
     assert any(name.startswith("term ") for name in names)
+
+
+def test_an_output_that_not_every_case_asks_for_has_mutants_too() -> None:
+    names = {m.name for m in bench("softmax_attention", "float32").mutants}
+    assert {"the last row of axis 2 of output 1 stale", "cotangent 1 ignored"} <= names
 
 
 def test_a_mistake_that_no_case_shows_is_not_called_equivalent() -> None:
