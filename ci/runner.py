@@ -69,19 +69,27 @@ class TorchSubject:
     ) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
         if cotangents is None:
             return _outputs(self._call(passed)), {}
+        floating = [t.dtype for t in passed.values() if isinstance(t, torch.Tensor) and t.is_floating_point()]
+        wide = torch.promote_types(floating[0], torch.float32)
         for name in by:
+            if not isinstance(passed[name], torch.Tensor):  # a parameter
+                passed[name] = torch.tensor(passed[name], dtype=wide, device=self.device)
             passed[name].requires_grad_()
         backward = self.claims.backward
         if callable(backward):
             outputs = _outputs(self._call(passed))
-            given = [_tensor(c, self.device) for c in cotangents]
+            given = self._cotangents(cotangents, outputs)
             found = _outputs(backward(*given, *self._positionals(passed), **self._named(passed)))
             return outputs, dict(zip(by, found, strict=True))
         outputs = _outputs(self._call(passed))
         found = torch.autograd.grad(
-            outputs, [passed[n] for n in by], [_tensor(c, self.device) for c in cotangents], allow_unused=True
+            outputs, [passed[n] for n in by], self._cotangents(cotangents, outputs), allow_unused=True
         )
         return outputs, {n: g for n, g in zip(by, found, strict=True) if g is not None}
+
+    def _cotangents(self, cotangents: Sequence[Values], outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """In the dtypes of the outputs, which may be wider."""
+        return [_tensor(c, self.device).to(o.dtype) for c, o in zip(cotangents, outputs, strict=True)]
 
     def _call(self, passed: dict[str, Any]) -> Any:
         return self.function(*self._positionals(passed), **self._named(passed))

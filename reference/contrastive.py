@@ -150,22 +150,21 @@ def _clip(
     """`summands` of scores: a shift m of each row, and exp(s - m)."""
     s = _scores(image, text, scale)
     losses = [
-        _where_any(own, _cross_entropy(t, own, *summands(t))) for t, own in _both(s, positive_pairs(s, positives))
+        _where_any(own, cross_entropy(t, own, *summands(t))) for t, own in _both(s, positive_pairs(s, positives))
     ]
     return _both_directions(losses, s.shape[0], **conventions)
 
 
-def _cross_entropy(s: Any, own: Any, m: Any, w: Any) -> Any:
+def cross_entropy(s: Any, own: Any, m: Any, w: Any) -> Any:
+    """ln sum exp(s) less the mean of the positive scores, by row [n], from a shift m[n, 1] and w = exp(s - m)."""
     xp = array_namespace(s)
     log, mean = xp.log(xp.sum(w, axis=-1, keepdims=True)), mean_of_positives(s, own)[1]
-    unit = xp.log(xp.asarray(2, dtype=s.dtype))
-    row = either(
-        s,
-        lambda: log - (mean - m),
-        lambda: (m + log) - mean,
-        lambda: unit * (m * (1 / unit) + log * (1 / unit)) - mean,
-    )
-    return row[..., 0]
+
+    def of_logarithms_to_base_2() -> Any:
+        unit = xp.log(xp.asarray(2, dtype=s.dtype))
+        return unit * (m * (1 / unit) + log * (1 / unit)) - mean
+
+    return either(s, lambda: log - (mean - m), lambda: (m + log) - mean, of_logarithms_to_base_2)[..., 0]
 
 
 def _merged(a: Any, b: Any) -> Any:
@@ -196,9 +195,7 @@ def subtracted(image: Any, text: Any, *, scale: Any, bias: Any, positives: Any =
     xp = array_namespace(image)
     logits = _scores(image, text, scale) + bias
     own, zero = positive_pairs(logits, positives), xp.zeros_like(logits)
-    plus = either(
-        logits, lambda: _softplus(logits), lambda: _softplus_of_sum(logits), lambda: logits - (-_softplus(-logits))
-    )
+    plus = softplus_of_kernels(logits)
     divisor = divisor_of("siglip", logits.shape[0], normalisation)
     return either(
         logits,
@@ -218,6 +215,7 @@ def _siglip(
     divisor = divisor_of("siglip", logits.shape[0], normalisation)
     return either(
         logits,
+        lambda: xp.sum(xp.sum(each, axis=-1)) / divisor,
         lambda: xp.sum(each) / divisor,
         lambda: xp.sum(each * (1 / xp.asarray(divisor, dtype=logits.dtype))),
         lambda: xp.sum(xp.sum(each, axis=-1) * (1 / xp.asarray(divisor, dtype=logits.dtype))),
@@ -398,6 +396,11 @@ def _shifted(s: Any) -> Any:
 def _blocked(s: Any) -> Any:
     """The same as blocks give it."""
     return either(s, lambda: rescaled(s, None), lambda: rescaled(s, None, log2=True))
+
+
+def softplus_of_kernels(y: Any) -> Any:
+    """ln(1 + exp(y)) in any of the ways in use."""
+    return either(y, lambda: _softplus(y), lambda: _softplus_of_sum(y), lambda: y - (-_softplus(-y)))
 
 
 def _softplus(y: Any) -> Any:
