@@ -14,7 +14,7 @@ Source: A. Radford et al., arXiv:2103.00020, figure 3; X. Zhai et al., arXiv:230
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -68,29 +68,38 @@ def _scalar(value: float | torch.Tensor, image: torch.Tensor, wide: torch.dtype)
     return torch.tensor(value, dtype=wide, device=image.device)
 
 
-class _Tiles:
-    """Tiles of image @ text^T, each in the same memory."""
+class Tiles:
+    """Tiles of image @ text^T, each in the same memory.
 
-    def __init__(self, image: torch.Tensor, text: torch.Tensor) -> None:
-        self.image, self.text = image, text
-        n = len(image)
-        self.buffer = image.new_empty(min(ROWS, n) * min(COLUMNS, n))
+    Row i belongs to column i + shift: 0 but where the towers are parts of longer ones.
+    """
+
+    def __init__(self, image: torch.Tensor, text: torch.Tensor, shift: int = 0) -> None:
+        self.image, self.text, self.shift = image, text, shift
+        self.buffer = image.new_empty(min(ROWS, len(image)) * min(COLUMNS, len(text)))
 
     def __iter__(self) -> Iterator[tuple[slice, slice, torch.Tensor]]:
-        n = len(self.image)
-        for i in range(0, n, ROWS):
+        m, n = len(self.image), len(self.text)
+        for i in range(0, m, ROWS):
             for j in range(0, n, COLUMNS):
-                rows, columns = slice(i, min(i + ROWS, n)), slice(j, min(j + COLUMNS, n))
+                rows, columns = slice(i, min(i + ROWS, m)), slice(j, min(j + COLUMNS, n))
                 shape = (rows.stop - i, columns.stop - j)
                 tile = self.buffer[: shape[0] * shape[1]].view(shape)
                 yield rows, columns, torch.mm(self.image[rows], self.text[columns].mT, out=tile)
 
+    def diagonal(self, rows: slice, columns: slice) -> slice:
+        """The rows of a tile whose own columns are in it."""
+        low = max(rows.start, columns.start - self.shift)
+        return slice(low, max(low, min(rows.stop, columns.stop - self.shift)))
 
-def _diagonal(tile: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
-    """The elements of a tile that lie on the diagonal of the whole, as a view."""
-    low, high = max(rows.start, columns.start), min(rows.stop, columns.stop)
-    within = tile[low - rows.start : max(low, high) - rows.start, low - columns.start : max(low, high) - columns.start]
-    return within.diagonal()
+    def own(self, tile: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
+        """The elements of a tile that belong together, as a view."""
+        of = self.diagonal(rows, columns)
+        first, count = of.start + self.shift - columns.start, of.stop - of.start
+        return tile[of.start - rows.start : of.stop - rows.start, first : first + count].diagonal()
+
+
+# SigLIP ---------------------------------------------------------------------------------------------------------------
 
 
 class _SigLip(torch.autograd.Function):
@@ -106,40 +115,64 @@ class _SigLip(torch.autograd.Function):
     ) -> torch.Tensor:
         wide = torch.promote_types(image.dtype, torch.float32)
         x, y, c, b = (t.to(wide) for t in (image, text, scale, bias))
-        n = len(x)
-        total, g_bias = x.new_zeros(()), x.new_zeros(())
-        g_image, g_text = (torch.zeros_like(t) if asked else t for t in (x, y))
-        for rows, columns, tile in _Tiles(c * x, y):
-            own = None if positives is None else positives[rows, columns]
-            logits = _signed(tile.add_(b), own, rows, columns)  # -z l
-            total += functional.softplus(logits, threshold=THRESHOLD[wide]).sum()
-            if asked:
-                g = _signed(logits.sigmoid_(), own, rows, columns)
-                g_image[rows].addmm_(g, y[columns])
-                g_text[columns].addmm_(g.mT, x[rows])
-                g_bias += g.sum()
-        if asked:
-            ctx.save_for_backward(c * g_image, c * g_text, (g_image * x).sum(), g_bias)
+        gradients = (torch.zeros_like(x), torch.zeros_like(y)) if asked else None
+        total, g_bias = siglip_tiles(Tiles(c * x, y), x, b, positives, gradients)
+        if gradients is not None:
+            ctx.save_for_backward(*siglip_gradients(x, c, gradients, g_bias))
             ctx.dtypes = [t.dtype for t in (image, text, scale, bias)]
-            ctx.n = n
-        loss: torch.Tensor = total / n
-        return loss
+            ctx.n = len(x)
+        return total / len(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, cotangent: torch.Tensor) -> Any:
-        share = cotangent / ctx.n
-        found = (share * g for g in ctx.saved_tensors)
-        return (*(g.to(dtype) for g, dtype in zip(found, ctx.dtypes, strict=True)), None, None)
+        return (*shares(cotangent / ctx.n, ctx.saved_tensors, ctx.dtypes), None, None)
 
 
-def _signed(tile: torch.Tensor, own: torch.Tensor | None, rows: slice, columns: slice) -> torch.Tensor:
-    """Positive pairs negated, in place."""
-    if own is None:
-        _diagonal(tile, rows, columns).neg_()
-    else:
-        torch.where(own, -tile, tile, out=tile)
-    return tile
+def siglip_tiles(
+    tiles: Tiles,
+    image: torch.Tensor,
+    bias: torch.Tensor,
+    positives: torch.Tensor | None,
+    gradients: tuple[torch.Tensor, torch.Tensor] | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum of the losses of all pairs, and of the gradients of their logits; the gradients of both towers, over the
+    scale, are added to `gradients`. The scale is in the image tower of `tiles`, and not in `image`."""
+    total, g_bias = bias.new_zeros(()), bias.new_zeros(())
+    for rows, columns, tile in tiles:
+        own = None if positives is None else positives[rows, columns]
+
+        def signed(x: torch.Tensor, at: tuple[slice, slice] = (rows, columns), own: Any = own) -> torch.Tensor:
+            """Positive pairs negated, in place."""
+            if own is None:
+                tiles.own(x, *at).neg_()
+                return x
+            return torch.where(own, -x, x, out=x)
+
+        logits = signed(tile.add_(bias))  # -z l
+        total += functional.softplus(logits, threshold=THRESHOLD[bias.dtype]).sum()
+        if gradients is not None:
+            g = signed(logits.sigmoid_())
+            gradients[0][rows].addmm_(g, tiles.text[columns])
+            gradients[1][columns].addmm_(g.mT, image[rows])
+            g_bias += g.sum()
+    return total, g_bias
+
+
+def siglip_gradients(
+    image: torch.Tensor, scale: torch.Tensor, gradients: tuple[torch.Tensor, torch.Tensor], g_bias: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Those of image, text, scale and bias, from those of both towers over the scale, in their memory."""
+    g_scale = torch.dot(gradients[0].reshape(-1), image.reshape(-1))
+    return gradients[0].mul_(scale), gradients[1].mul_(scale), g_scale, g_bias
+
+
+def shares(share: torch.Tensor, gradients: Sequence[torch.Tensor], dtypes: Sequence[torch.dtype]) -> Any:
+    """The gradients times one number, each in its dtype."""
+    return ((share * g).to(dtype) for g, dtype in zip(gradients, dtypes, strict=True))
+
+
+# CLIP -----------------------------------------------------------------------------------------------------------------
 
 
 class _Clip(torch.autograd.Function):
@@ -149,16 +182,10 @@ class _Clip(torch.autograd.Function):
     ) -> torch.Tensor:
         wide = torch.promote_types(image.dtype, torch.float32)
         x, y, c = (t.to(wide) for t in (image, text, scale))
-        alone = None if positives is not None else c * (x * y).sum(dim=1)
-        by_row, by_column = _Sums(x, alone), _Sums(y, alone)
-        for rows, columns, tile in _Tiles(c * x, y):
-            if positives is None:
-                _diagonal(tile, rows, columns).fill_(-torch.inf)
-                by_row.add(rows, tile)
-                by_column.add(columns, tile.mT)
-            else:
-                by_row.add(rows, tile, positives[rows, columns])
-                by_column.add(columns, tile.mT, positives[rows, columns].mT)
+        by_row, by_column = Sums(x), Sums(y)
+        if positives is None:
+            by_row.alone = by_column.alone = c * (x * y).sum(dim=1)
+        clip_sums(Tiles(c * x, y), by_row, by_column, positives)
         losses, logs, counts = zip(*(s.finished() for s in (by_row, by_column)), strict=True)
         ctx.save_for_backward(image, text, scale, positives, *losses, *logs, *counts)
         loss: torch.Tensor = (losses[0].mean() + losses[1].mean()) / 2
@@ -168,52 +195,86 @@ class _Clip(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, cotangent: torch.Tensor) -> Any:
         image, text, scale, positives, *rest = ctx.saved_tensors
-        (row_loss, column_loss), (row_log, column_log), (row_count, column_count) = rest[:2], rest[2:4], rest[4:]
-        x, y, c = (t.to(row_loss.dtype) for t in (image, text, scale))
-        g_image, g_text = torch.zeros_like(x), torch.zeros_like(y)
-        on_diagonal = (-row_loss).expm1() + (-column_loss).expm1()  # p - 1 of a lone positive, with nothing lost
-        for rows, columns, tile in _Tiles(c * x, y):
-            g = (tile - row_log[rows, None]).exp_()
-            g += tile.sub_(column_log[columns]).exp_()
-            if positives is None:
-                diagonal = _diagonal(g, rows, columns)
-                first = max(rows.start, columns.start)
-                diagonal.copy_(on_diagonal[first : first + len(diagonal)])
-            else:
-                target = 1 / row_count[rows, None] + 1 / column_count[columns]
-                g -= target.where(positives[rows, columns], 0)
-            g_image[rows].addmm_(g, y[columns])
-            g_text[columns].addmm_(g.mT, x[rows])
-        share = cotangent / (2 * len(x))
-        found = (share * c * g_image, share * c * g_text, share * (g_image * x).sum())
-        return (*(g.to(t.dtype) for g, t in zip(found, (image, text, scale), strict=True)), None)
+        losses, logs, counts = rest[:2], rest[2:4], rest[4:]
+        x, y, c = (t.to(losses[0].dtype) for t in (image, text, scale))
+        gradients = torch.zeros_like(x), torch.zeros_like(y)
+        targets = (positives, *counts) if positives is not None else lone(*losses)
+        clip_gradients(Tiles(c * x, y), x, logs, targets, gradients)
+        g_scale = torch.dot(gradients[0].reshape(-1), x.reshape(-1))
+        found = gradients[0].mul_(c), gradients[1].mul_(c), g_scale
+        return (*shares(cotangent / (2 * len(x)), found, [t.dtype for t in (image, text, scale)]), None)
 
 
-class _Sums:
+def clip_sums(tiles: Tiles, by_row: Sums, by_column: Sums, positives: torch.Tensor | None) -> None:
+    """Add the scores of all pairs; without `positives`, all but those that belong together."""
+    for rows, columns, tile in tiles:
+        own = None if positives is None else positives[rows, columns]
+        if own is None:
+            tiles.own(tile, rows, columns).fill_(-torch.inf)
+        by_row.add(rows, tile, own)
+        by_column.add(columns, tile.mT, None if own is None else own.mT)
+
+
+def lone(row_loss: torch.Tensor, column_loss: torch.Tensor) -> torch.Tensor:
+    """The gradient of the score of each lone positive, p - 1 of its row and of its column, with nothing lost."""
+    return (-row_loss).expm1() + (-column_loss).expm1()
+
+
+def clip_gradients(
+    tiles: Tiles,
+    image: torch.Tensor,
+    logs: Sequence[torch.Tensor],
+    targets: torch.Tensor | tuple[torch.Tensor, ...],
+    gradients: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    """Add the gradients of both towers, over the scale and times twice the number of pairs.
+
+    logs: the log-sum-exp of each row and of each column. targets: the gradients of the scores of lone positives; or
+    the positives, and how many there are in each row and in each column.
+    """
+    for rows, columns, tile in tiles:
+        g = (tile - logs[0][rows, None]).exp_()
+        g += tile.sub_(logs[1][columns]).exp_()
+        if isinstance(targets, torch.Tensor):
+            tiles.own(g, rows, columns).copy_(targets[tiles.diagonal(rows, columns)])
+        else:
+            positives, row_count, column_count = targets
+            target = 1 / row_count[rows, None] + 1 / column_count[columns]
+            g -= target.where(positives[rows, columns], 0)
+        gradients[0][rows].addmm_(g, tiles.text[columns])
+        gradients[1][columns].addmm_(g.mT, image[rows])
+
+
+class Sums:
     """The log-sum-exp of each row of scores, less the mean of its positives, from tile after tile.
 
     `alone`: the scores of the only positives, which the tiles then do not have.
     """
 
-    def __init__(self, like: torch.Tensor, alone: torch.Tensor | None) -> None:
+    def __init__(self, like: torch.Tensor) -> None:
         n = len(like)
-        self.alone = alone is not None
-        self.positive = like.new_zeros(n) if alone is None else alone
-        self.count = like.new_zeros(n) if alone is None else torch.ones_like(alone)
-        self.top = like.new_full((n,), -torch.inf) if alone is None else alone.clone()
-        self.sum = like.new_zeros(n)
+        self.alone: torch.Tensor | None = None
+        self.top = like.new_full((n,), torch.finfo(like.dtype).min)
+        self.sum, self.positive, self.count = (like.new_zeros(n) for _ in range(3))
 
     def add(self, rows: slice, tile: torch.Tensor, own: torch.Tensor | None = None) -> None:
-        before = self.top[rows]
-        top = torch.maximum(before, tile.amax(dim=1))
-        self.sum[rows] = self.sum[rows] * (before - top).exp() + (tile - top[:, None]).exp_().sum(dim=1)
-        self.top[rows] = top
+        top = torch.maximum(self.top[rows], tile.amax(dim=1))
+        self.rescale(rows, top)
+        self.sum[rows] += (tile - top[:, None]).exp_().sum(dim=1)
         if own is not None:
             self.positive[rows] += tile.where(own, 0).sum(dim=1)
             self.count[rows] += own.sum(dim=1)
 
+    def rescale(self, rows: slice, top: torch.Tensor) -> None:
+        """Sums below a higher top."""
+        self.sum[rows] *= (self.top[rows] - top).exp_()
+        self.top[rows] = top
+
     def finished(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return finished(self.top, self.sum, self.positive, self.count, self.alone)
+        if self.alone is None:
+            return finished(self.top, self.sum, self.positive, self.count, alone=False)
+        self.rescale(slice(None), torch.maximum(self.top, self.alone))
+        return finished(self.top, self.sum, self.alone, torch.ones_like(self.sum), alone=True)
 
 
 def finished(

@@ -139,8 +139,7 @@ class Operator:
     regimes: Mapping[str, Regime] = field(default_factory=dict)
     """Inputs that matter to this operator, and that no regime of single arrays gives."""
     paired: tuple[str, ...] = ()
-    """Axes of which each position is paired with every other, so that the work grows with the square of the length: they
-    are long in fewer cases."""
+    """Axes whose length counts squared in the work, since each position meets every other: they are long less often."""
     wide: tuple[int, ...] = ()
     """The numbers of the outputs that a kernel may return in float32 where its inputs are narrower: losses, states."""
     structure: Callable[[Callable[[Any], Any], Sizes, Callable[[str], bool]], Structure] | None = None

@@ -35,7 +35,7 @@ LONG = (64, 70)
 """In every other case, one axis is as long as this, and the others are short: kernels that work in blocks meet
 their second block."""
 SELDOM = 4
-"""How many times less often that is an axis whose length counts squared."""
+"""An axis whose length counts squared in the work is so many times less often the long one."""
 NEVER_LONG = ("b", "h", "g")
 """Nobody works in blocks along these; that there are two is enough."""
 

@@ -149,9 +149,7 @@ def _clip(
 ) -> Any:
     """`summands` of scores: a shift m of each row, and exp(s - m)."""
     s = _scores(image, text, scale)
-    losses = [
-        _where_any(own, cross_entropy(t, own, *summands(t))) for t, own in _both(s, positive_pairs(s, positives))
-    ]
+    losses = [_where_any(own, cross_entropy(t, own, *summands(t))) for t, own in _both(s, positive_pairs(s, positives))]
     return _both_directions(losses, s.shape[0], **conventions)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from assay.impl import contrastive as tiled
@@ -16,6 +18,13 @@ from assay.runner import TorchSubject
 from tests.properties.test_contrastive import special
 
 
+def subject(room: Any, operator: Any) -> TorchSubject:
+    function = getattr(room, operator.name)
+    claims = claims_of(function)
+    assert claims is not None
+    return TorchSubject("kernel", function, claims, keywords(operator))
+
+
 OPERATORS = [pytest.param(o, id=o.name) for o in (CLIP_LOSS, SIGLIP_LOSS)]
 
 
@@ -24,10 +33,23 @@ OPERATORS = [pytest.param(o, id=o.name) for o in (CLIP_LOSS, SIGLIP_LOSS)]
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("room", [tiled, on_triton], ids=["torch", "triton"])
 def test_loss_and_gradients_keep_the_bound(room: Any, operator: Any, regime: str, dtype: str) -> None:
-    function = getattr(room, operator.name)
-    claims = claims_of(function)
-    assert claims is not None
-    subject = TorchSubject("kernel", function, claims, keywords(operator))
-    trial = Trial(operator, subject, special(operator, regime, dtype))
+    trial = Trial(operator, subject(room, operator), special(operator, regime, dtype))
+    trial.agree()
+    trial.agree_in_gradients()
+
+
+@pytest.mark.parametrize("positives", [False, True], ids=["pairs", "positives"])
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("room", [tiled, on_triton], ids=["torch", "triton"])
+def test_several_tiles_keep_the_bound(room: Any, operator: Any, positives: bool, monkeypatch: Any) -> None:
+    """37 pairs: two blocks in Triton; here tiles of 8 x 13, on the diagonal and off it."""
+    monkeypatch.setattr(tiled, "ROWS", 8)
+    monkeypatch.setattr(tiled, "COLUMNS", 13)
+    case = special(operator, "aligned", "float32", n=37, d=3)
+    if positives:
+        own = np.random.default_rng(5).random((37, 37)) < 0.1
+        own[3] = False  # an image that belongs to no text
+        case = replace(case, arguments={**case.arguments, "positives": own})
+    trial = Trial(operator, subject(room, operator), case)
     trial.agree()
     trial.agree_in_gradients()
