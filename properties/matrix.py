@@ -32,6 +32,7 @@ from assay.properties.mutants import Mutant, mutants, right, right_kernels
 from assay.properties.others import RULES
 from assay.properties.robustness import checks
 from assay.properties.trial import KernelError, Trial
+from assay.reference.arithmetic.array import Part
 from assay.reference.arithmetic.formatted import EXTENDED
 from assay.reference.arithmetic.precision import PRECISIONS
 
@@ -77,6 +78,7 @@ class Bench:
     operator: Operator
     dtype: str
     effort: Effort = FIRST_KILL
+    _raw: dict[int, tuple[tuple[Part, ...], dict[str, Part]]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def right(self) -> Emulated:
@@ -103,6 +105,13 @@ class Bench:
         """For each parameter, SIGMAS standard errors of the shift that the right kernel shows on these cases: what is
         smaller cannot be told from its rounding noise."""
         return {p.name: self._resolution(p.name) for p in self.operator.parameters}
+
+    def raw(self, trial: Trial) -> tuple[tuple[Part, ...], dict[str, Part]]:
+        """Outputs and gradients of the right kernel before the last rounding, computed once for all mutants."""
+        if id(trial) not in self._raw:
+            by = self.operator.differentiated
+            self._raw[id(trial)] = self.right.raw(trial.case.arguments, trial.cotangents, by)
+        return self._raw[id(trial)]
 
     def _smooth(self, trial: Trial, site: Site | None = None, name: str = "", shift: float = 0.0) -> Any:
         """The outputs without any rounding, over the bound; one site moved by its unit roundoff, or a parameter."""
@@ -219,7 +228,7 @@ def _share(bench: Bench, wrong: Wrong, trial: Trial) -> float:
     """max |wrong - right| / bound, before the last rounding, over outputs and gradients."""
     by = bench.operator.differentiated
     one, by_one = wrong.base.raw(wrong.arguments(trial.case.arguments), trial.cotangents, by)
-    two, by_two = bench.right.raw(trial.case.arguments, trial.cotangents, by)
+    two, by_two = bench.raw(trial)
     worst = 0.0
     pairs: list[tuple[int | str, Values, Values, Values]] = [
         *zip(range(len(one)), one, two, trial.bound, strict=True),
