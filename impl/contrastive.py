@@ -40,8 +40,7 @@ def clip_loss(
     positives: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """loss[] of image[n, d], text[n, d] and, if given, the boolean positives[n, n]."""
-    wide = torch.promote_types(image.dtype, torch.float32)
-    out: torch.Tensor = _Clip.apply(image, text, _scalar(scale, image, wide), positives)  # type: ignore[no-untyped-call]
+    out: torch.Tensor = _Clip.apply(image, text, scalar(scale, image), positives)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -55,17 +54,22 @@ def siglip_loss(
     positives: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """loss[] of image[n, d], text[n, d] and, if given, the boolean positives[n, n]."""
-    wide = torch.promote_types(image.dtype, torch.float32)
-    scalars = (_scalar(scale, image, wide), _scalar(bias, image, wide))
+    scalars = scalar(scale, image), scalar(bias, image)
     asked = torch.is_grad_enabled() and any(x.requires_grad for x in (image, text, *scalars))
     out: torch.Tensor = _SigLip.apply(image, text, *scalars, positives, asked)  # type: ignore[no-untyped-call]
     return out
 
 
-def _scalar(value: float | torch.Tensor, image: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
+def scalar(value: float | torch.Tensor, image: torch.Tensor) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value
-    return torch.tensor(value, dtype=wide, device=image.device)
+    return torch.tensor(value, dtype=torch.promote_types(image.dtype, torch.float32), device=image.device)
+
+
+def widened(image: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """All in the dtype of the image tower, or in float32 if that is wider."""
+    wide = torch.promote_types(image.dtype, torch.float32)
+    return tuple(t.to(wide) for t in (image, *others))
 
 
 class Tiles:
@@ -113,12 +117,11 @@ class _SigLip(torch.autograd.Function):
         positives: torch.Tensor | None,
         asked: bool,
     ) -> torch.Tensor:
-        wide = torch.promote_types(image.dtype, torch.float32)
-        x, y, c, b = (t.to(wide) for t in (image, text, scale, bias))
+        x, y, c, b = widened(image, text, scale, bias)
         gradients = (torch.zeros_like(x), torch.zeros_like(y)) if asked else None
         total, g_bias = siglip_tiles(Tiles(c * x, y), x, b, positives, gradients)
         if gradients is not None:
-            ctx.save_for_backward(*siglip_gradients(x, c, gradients, g_bias))
+            ctx.save_for_backward(*by_features(x, c, gradients), g_bias)
             ctx.dtypes = [t.dtype for t in (image, text, scale, bias)]
             ctx.n = len(x)
         return total / len(x)
@@ -159,12 +162,12 @@ def siglip_tiles(
     return total, g_bias
 
 
-def siglip_gradients(
-    image: torch.Tensor, scale: torch.Tensor, gradients: tuple[torch.Tensor, torch.Tensor], g_bias: torch.Tensor
+def by_features(
+    image: torch.Tensor, scale: torch.Tensor, gradients: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[torch.Tensor, ...]:
-    """Those of image, text, scale and bias, from those of both towers over the scale, in their memory."""
+    """The gradients of image, text and scale, from those of both towers over the scale, in the memory of these."""
     g_scale = torch.dot(gradients[0].reshape(-1), image.reshape(-1))
-    return gradients[0].mul_(scale), gradients[1].mul_(scale), g_scale, g_bias
+    return gradients[0].mul_(scale), gradients[1].mul_(scale), g_scale
 
 
 def shares(share: torch.Tensor, gradients: Sequence[torch.Tensor], dtypes: Sequence[torch.dtype]) -> Any:
@@ -180,11 +183,9 @@ class _Clip(torch.autograd.Function):
     def forward(
         ctx: Any, image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, positives: torch.Tensor | None
     ) -> torch.Tensor:
-        wide = torch.promote_types(image.dtype, torch.float32)
-        x, y, c = (t.to(wide) for t in (image, text, scale))
-        by_row, by_column = Sums(x), Sums(y)
-        if positives is None:
-            by_row.alone = by_column.alone = c * (x * y).sum(dim=1)
+        x, y, c = widened(image, text, scale)
+        alone = c * (x * y).sum(dim=1) if positives is None else None
+        by_row, by_column = (Sums(*Sums.empty(t, len(t)), alone) for t in (x, y))
         clip_sums(Tiles(c * x, y), by_row, by_column, positives)
         losses, logs, counts = zip(*(s.finished() for s in (by_row, by_column)), strict=True)
         ctx.save_for_backward(image, text, scale, positives, *losses, *logs, *counts)
@@ -196,12 +197,11 @@ class _Clip(torch.autograd.Function):
     def backward(ctx: Any, cotangent: torch.Tensor) -> Any:
         image, text, scale, positives, *rest = ctx.saved_tensors
         losses, logs, counts = rest[:2], rest[2:4], rest[4:]
-        x, y, c = (t.to(losses[0].dtype) for t in (image, text, scale))
+        x, y, c = widened(image, text, scale)
         gradients = torch.zeros_like(x), torch.zeros_like(y)
         targets = (positives, *counts) if positives is not None else lone(*losses)
         clip_gradients(Tiles(c * x, y), x, logs, targets, gradients)
-        g_scale = torch.dot(gradients[0].reshape(-1), x.reshape(-1))
-        found = gradients[0].mul_(c), gradients[1].mul_(c), g_scale
+        found = by_features(x, c, gradients)
         return (*shares(cotangent / (2 * len(x)), found, [t.dtype for t in (image, text, scale)]), None)
 
 
@@ -251,11 +251,14 @@ class Sums:
     `alone`: the scores of the only positives, which the tiles then do not have.
     """
 
-    def __init__(self, like: torch.Tensor) -> None:
-        n = len(like)
-        self.alone: torch.Tensor | None = None
-        self.top = like.new_full((n,), torch.finfo(like.dtype).min)
-        self.sum, self.positive, self.count = (like.new_zeros(n) for _ in range(3))
+    def __init__(self, top: torch.Tensor, total: torch.Tensor, alone: torch.Tensor | None = None) -> None:
+        self.top, self.sum, self.alone = top, total, alone
+        self.positive, self.count = torch.zeros_like(total), torch.zeros_like(total)
+
+    @staticmethod
+    def empty(like: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A shift and a sum of n rows without scores; the shift is finite, so that it can be subtracted from itself."""
+        return like.new_full((n,), torch.finfo(like.dtype).min), like.new_zeros(n)
 
     def add(self, rows: slice, tile: torch.Tensor, own: torch.Tensor | None = None) -> None:
         top = torch.maximum(self.top[rows], tile.amax(dim=1))
