@@ -34,7 +34,7 @@ STARTING = 120.0
 GRACE = 1.0
 """Seconds after the first fault in which others are still heard: one rank dies, and the others complain of it."""
 PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch.distributed"])
+PROCESSES.set_forkserver_preload(["torch.distributed", "assay.sharded"])
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def siglip_ring(image: Tensor, text: Tensor, *, scale: Number, bias: Number) -> 
     return sharded.siglip_loss(image, text, scale=scale, bias=bias, exchange="ring")
 
 
-# As people write them: all features are gathered, a rank has the rows of its images, the columns of its texts ----------
+# As people write them: all features are gathered; a rank has the rows of its images, the columns of its texts ---------
 
 
 class Gathered(torch.autograd.Function):
@@ -77,14 +77,18 @@ def sizes_of(n: int) -> list[int]:
     return [int(size) for size in found]
 
 
+def _with_own(parts: tuple[Tensor, ...], own: Tensor) -> list[Tensor]:
+    return [own if r == dist.get_rank() else part for r, part in enumerate(parts)]
+
+
 def gathered(
     *towers: Tensor, offset: bool = True, differentiable: bool = True, twice: bool = False
 ) -> tuple[list[Tensor], Tensor, int]:
     """The towers of all ranks, the places of this rank's pairs among them, and how many pairs there are."""
     sizes = sizes_of(len(towers[0]))
     found = [Gathered.apply(x, sizes) for x in towers]  # type: ignore[no-untyped-call]
-    if not differentiable:
-        found = [x.detach() for x in found]
+    if not differentiable:  # but for what is this rank's own
+        found = [torch.cat(_with_own(x.detach().split(sizes), own)) for x, own in zip(found, towers, strict=True)]
     if twice:
         found = [torch.cat([x, x[-sizes[-1] :]]) for x in found]
     start = sum(sizes[: dist.get_rank()]) if offset else 0
