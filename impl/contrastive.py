@@ -143,23 +143,22 @@ def siglip_tiles(
     scale, are added to `gradients`. The scale is in the image tower of `tiles`, and not in `image`."""
     total, g_bias = bias.new_zeros(()), bias.new_zeros(())
     for rows, columns, tile in tiles:
-        own = None if positives is None else positives[rows, columns]
-
-        def signed(x: torch.Tensor, at: tuple[slice, slice] = (rows, columns), own: Any = own) -> torch.Tensor:
-            """Positive pairs negated, in place."""
-            if own is None:
-                tiles.own(x, *at).neg_()
-                return x
-            return torch.where(own, -x, x, out=x)
-
-        logits = signed(tile.add_(bias))  # -z l
+        logits = _signed(tile.add_(bias), tiles, rows, columns, positives)  # -z l
         total += functional.softplus(logits, threshold=THRESHOLD[bias.dtype]).sum()
         if gradients is not None:
-            g = signed(logits.sigmoid_())
+            g = _signed(logits.sigmoid_(), tiles, rows, columns, positives)
             gradients[0][rows].addmm_(g, tiles.text[columns])
             gradients[1][columns].addmm_(g.mT, image[rows])
             g_bias += g.sum()
     return total, g_bias
+
+
+def _signed(x: torch.Tensor, tiles: Tiles, rows: slice, columns: slice, positives: torch.Tensor | None) -> torch.Tensor:
+    """Positive pairs negated, in place."""
+    if positives is None:
+        tiles.own(x, rows, columns).neg_()
+        return x
+    return torch.where(positives[rows, columns], -x, x, out=x)
 
 
 def by_features(

@@ -46,3 +46,31 @@ def siglip(
 ) -> torch.Tensor:
     """`SigLipLoss`: a matrix of labels, in the dtype of the features."""
     return _losses().SigLipLoss()(image, text, scale, bias)
+
+
+# Over the ranks of torch.distributed. Each returns its own loss; DistributedDataParallel averages the gradients. -----
+
+
+def clip_on_ranks(
+    image: torch.Tensor, text: torch.Tensor, *, scale: float | torch.Tensor, local_loss: bool, gather_with_grad: bool
+) -> torch.Tensor:
+    """`ClipLoss` of this rank's features, all ranks having as many."""
+    import torch.distributed as dist
+
+    loss = _losses().ClipLoss(local_loss, gather_with_grad, rank=dist.get_rank(), world_size=dist.get_world_size())
+    return loss(image, text, scale)
+
+
+def siglip_on_ranks(
+    image: torch.Tensor,
+    text: torch.Tensor,
+    *,
+    scale: float | torch.Tensor,
+    bias: float | torch.Tensor,
+    exchange: str,
+) -> torch.Tensor:
+    """`SigLipLoss` likewise; `exchange` is one of its ways, "bidir", "shift", "reduce" or "gather"."""
+    import torch.distributed as dist
+
+    loss = _losses().SigLipLoss(rank=dist.get_rank(), world_size=dist.get_world_size(), dist_impl=exchange)
+    return loss(image, text, scale, bias)

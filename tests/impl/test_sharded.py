@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -105,3 +107,47 @@ def test_an_uneven_number_of_rows_is_refused_where_shards_must_be_equal() -> Non
     subject = on_ranks(CLIP_LOSS, kernels.clip_gather, 2, convention=Convention(even=True))
     with pytest.raises(NotCovered, match="7 rows do not divide evenly among 2 ranks"):
         subject(case.arguments, None, ())
+
+
+# open_clip ------------------------------------------------------------------------------------------------------------
+
+open_clip = pytest.mark.skipif(importlib.util.find_spec("open_clip") is None, reason="open_clip is not installed")
+AVERAGED = Convention(loss="mean", gradients="mean", even=True)
+
+
+def of_open_clip(operator: Operator, function: Callable[..., Any], world: int, **options: Any) -> Sharded:
+    subject = TorchSubject("open_clip", partial(function, **options), Claims(operator.name), keywords(operator))
+    return Sharded(subject, world, AVERAGED)
+
+
+@open_clip
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("local_loss", [False, True])
+def test_open_clip_is_the_loss_of_one_process_if_it_gathers_with_gradients(local_loss: bool, world: int) -> None:
+    from assay.impl.adapters.open_clip import clip_on_ranks
+
+    options = {"local_loss": local_loss, "gather_with_grad": True}
+    with of_open_clip(CLIP_LOSS, clip_on_ranks, world, **options) as subject:
+        judge(CLIP_LOSS, subject, n=6)
+
+
+@open_clip
+@pytest.mark.parametrize("local_loss", [False, True])
+def test_open_clip_is_not_if_it_gathers_without(local_loss: bool) -> None:
+    """Its default: every rank differentiates by its own features alone, and averaging divides that by their number."""
+    from assay.impl.adapters.open_clip import clip_on_ranks
+
+    options = {"local_loss": local_loss, "gather_with_grad": False}
+    rejected = pytest.raises(Violation, match="gradient of image")
+    with of_open_clip(CLIP_LOSS, clip_on_ranks, 2, **options) as subject, rejected:
+        judge(CLIP_LOSS, subject, n=6)
+
+
+@open_clip
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("exchange", ["bidir", "shift", "reduce", "gather"])
+def test_siglip_of_open_clip_is_the_loss_of_one_process(exchange: str, world: int) -> None:
+    from assay.impl.adapters.open_clip import siglip_on_ranks
+
+    with of_open_clip(SIGLIP_LOSS, siglip_on_ranks, world, exchange=exchange) as subject:
+        judge(SIGLIP_LOSS, subject, n=6)
