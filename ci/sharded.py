@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from assay.lines import one_line
 from assay.properties.drawing import DTYPES, Values
 from assay.properties.trial import Answer, KernelError, NotCovered
 from assay.reference.arithmetic.oracle import Arguments
-from assay.runner import TorchSubject, one_line
+from assay.runner import TorchSubject
 
 
 if TYPE_CHECKING:
@@ -82,7 +83,11 @@ class Sharded:
     def supports(self, keyword: str) -> bool:
         return self.subject.supports(keyword)
 
-    def __call__(self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str]) -> Answer:
+    def __call__(
+        self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str], mode: str = ""
+    ) -> Answer:
+        if mode:
+            raise ValueError(f"over several ranks there is no mode {mode!r}")
         divided = {n for n, v in arguments.items() if isinstance(v, np.ndarray)}
         ends = self._ends(len(arguments[next(iter(divided))]))
         parts = [

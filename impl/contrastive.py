@@ -21,6 +21,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from assay.impl.inputs import pairs
 from assay.impl.kernel import kernel
 
 
@@ -39,7 +40,11 @@ def clip_loss(
     scale: float | torch.Tensor,
     positives: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """loss[] of image[n, d], text[n, d] and, if given, the boolean positives[n, n]."""
+    """loss[] of image[n, d], text[n, d] and, if given, the boolean positives[n, n].
+
+    Raises: TypeError for integers, ValueError for other shapes.
+    """
+    pairs(image, text)
     out: torch.Tensor = _Clip.apply(image, text, scalar(scale, image), positives)  # type: ignore[no-untyped-call]
     return out
 
@@ -53,7 +58,11 @@ def siglip_loss(
     bias: float | torch.Tensor,
     positives: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """loss[] of image[n, d], text[n, d] and, if given, the boolean positives[n, n]."""
+    """loss[] of image[n, d], text[n, d] and, if given, the boolean positives[n, n].
+
+    Raises: TypeError for integers, ValueError for other shapes.
+    """
+    pairs(image, text)
     scalars = scalar(scale, image), scalar(bias, image)
     asked = torch.is_grad_enabled() and any(x.requires_grad for x in (image, text, *scalars))
     out: torch.Tensor = _SigLip.apply(image, text, *scalars, positives, asked)  # type: ignore[no-untyped-call]

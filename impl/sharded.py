@@ -37,6 +37,7 @@ from assay.impl.contrastive import (
     siglip_tiles,
     widened,
 )
+from assay.impl.inputs import pairs
 
 
 Tensors = tuple[torch.Tensor, ...]
@@ -52,7 +53,11 @@ def clip_loss(
     exchange: str = "gather",
     group: dist.ProcessGroup | None = None,
 ) -> torch.Tensor:
-    """loss[] of the image[n, d] and text[n, d] of all ranks of the group."""
+    """loss[] of the image[n, d] and text[n, d] of all ranks of the group.
+
+    Raises: TypeError for integers, ValueError for other shapes or an unknown exchange.
+    """
+    pairs(image, text)
     c = scalar(scale, image)
     out: torch.Tensor = _Clip.apply(image, text, c, _Ranks(exchange, len(image), group))  # type: ignore[no-untyped-call]
     return out
@@ -67,7 +72,11 @@ def siglip_loss(
     exchange: str = "gather",
     group: dist.ProcessGroup | None = None,
 ) -> torch.Tensor:
-    """loss[] of the image[n, d] and text[n, d] of all ranks of the group."""
+    """loss[] of the image[n, d] and text[n, d] of all ranks of the group.
+
+    Raises: TypeError for integers, ValueError for other shapes or an unknown exchange.
+    """
+    pairs(image, text)
     scalars = scalar(scale, image), scalar(bias, image)
     ranks = _Ranks(exchange, len(image), group)
     asked = torch.is_grad_enabled() and any(x.requires_grad for x in (image, text, *scalars))

@@ -7,9 +7,9 @@ this process or another, on a CPU or a GPU) is no business of this room.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -37,7 +37,11 @@ class Answer:
     outputs: tuple[Values, ...]
     gradients: Mapping[str, Values] = field(default_factory=dict)
     touched: tuple[str, ...] = ()
-    """The inputs that were found changed after the call."""
+    """The inputs, and `cotangent 0` and so on, that were found changed after the call."""
+    trespassed: tuple[str, ...] = ()
+    """Those beside whose elements, in gaps or in the guards around them, memory was written."""
+    aliased: tuple[str, ...] = ()
+    """The inputs in whose memory an output lies."""
 
 
 class Subject(Protocol):
@@ -57,12 +61,33 @@ class Subject(Protocol):
 
     def supports(self, keyword: str) -> bool: ...
 
-    def __call__(self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str]) -> Answer:
-        """Run it. With cotangents, also return the gradients for the arguments named in `by`.
+    def __call__(
+        self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str], mode: str = ""
+    ) -> Answer:
+        """Run it. With cotangents, also return the gradients for the arguments named in `by`. `mode`: how it is called,
+        a name that whoever runs it knows; the empty one is a plain call.
 
         Raises: NotCovered where the kernel does not support the arguments; KernelError for anything that it raised.
         """
         ...
+
+
+class Hosted(Subject, Protocol):
+    """A kernel that runs in memory of its own, as against one that is emulated."""
+
+    @property
+    def under(self) -> tuple[str, ...]:
+        """What it claims to work under: `compile`, `vmap`, `autocast`."""
+        ...
+
+
+def hosted(subject: Subject) -> Hosted | None:
+    """The same subject, if it runs in memory of its own."""
+    return cast("Hosted", subject) if hasattr(subject, "under") else None
+
+
+class NotApplicable(Exception):
+    """A demand cannot be made here; the message says why, in one line."""
 
 
 class NotCovered(Exception):
@@ -71,6 +96,10 @@ class NotCovered(Exception):
 
 class KernelError(Exception):
     """The kernel raised an exception: its type and message in one line."""
+
+
+class GivenUp(KernelError):
+    """The kernel is not called any more, after all that happened when it was; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +151,8 @@ class Trial:
         self.case = case
         self.headroom = 0.0
         """The largest |error| / bound seen so far in this trial."""
+        self.broken = False
+        """A demand was broken in it."""
         self._answers: dict[bool, Answer] = {}
         self._errors: dict[Any, tuple[tuple[Array, ...], ...]] = {}
         self._bounds: dict[tuple[str, ...], tuple[Values, ...]] = {}
@@ -194,6 +225,13 @@ class Trial:
         return self._answers[gradients]
 
     @property
+    def second(self) -> Answer:
+        """What it returns when it is called so again."""
+        if not hasattr(self, "_second"):
+            self._second = self.subject(self.case.arguments, None, ())
+        return self._second
+
+    @property
     def cotangents(self) -> tuple[Values, ...]:
         if not hasattr(self, "_cotangents"):
             self._cotangents = tuple(self.case.cotangent(e.shape, i) for i, e in enumerate(self.exact))
@@ -229,6 +267,60 @@ class Trial:
             bounds, found = self.gradient_bound, self.answer(gradients=True).gradients
         self._check_gradients(found, {n: b.shape for n, b in bounds.items()})
         return {n: JUDGE.approximate(found[n], bounds[n]) for n in self.by}
+
+    # Its arguments -------------------------------------------------------------------------------------------------
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The length of each axis, by its letter, but for the axes of an input to which a structure gave others."""
+        found: dict[str, int] = {}
+        changed: set[str] = set()
+        for item in self.operator.inputs:
+            letters, shape = item.axes.split(), self.case.arguments[item.name].shape
+            if len(letters) == len(shape):
+                found |= dict(zip(letters, shape, strict=True))
+            else:
+                changed |= set(letters)
+        return {letter: n for letter, n in found.items() if letter not in changed}
+
+    def along(self, letter: str) -> list[tuple[str, int]]:
+        """The inputs that have an axis, and which it is of each."""
+        inputs = [(i.name, i.axes.split()) for i in self.operator.inputs]
+        return [
+            (name, axes.index(letter))
+            for name, axes in inputs
+            if letter in axes and self.case.arguments[name].ndim == len(axes)
+        ]
+
+    def resized(self, sizes: Mapping[str, int]) -> dict[str, Any]:
+        """The arguments with some axes of other lengths: cut, or repeated from the start."""
+        arguments = dict(self.case.arguments)
+        for letter, size in sizes.items():
+            for name, axis in self.along(letter):
+                arguments[name] = np.take(arguments[name], np.arange(size) % self.lengths[letter], axis)
+        return arguments
+
+    def called(
+        self, mode: str = "", arguments: Arguments | None = None, cotangents: Sequence[Values] | None = None
+    ) -> Answer:
+        """What the kernel returns, called in some mode; with cotangents, also the gradients. Nothing is compared."""
+        by = self.by if cotangents is not None else ()
+        arguments = self.case.arguments if arguments is None else arguments
+        return self.subject(arguments, cotangents, by, mode) if mode else self.subject(arguments, cotangents, by)
+
+    def at(self, arguments: Arguments) -> Trial | None:
+        """A trial of the same kernel at other arguments; None where the definition has no meaning there."""
+        other = Trial(self.operator, self.subject, replace(self.case, arguments=arguments, regime="changed", memory={}))
+        try:
+            _ = other.exact
+        except (ArithmeticError, AssertionError, IndexError, TypeError, ValueError):
+            return None
+        return other
+
+    def pulled(self, *cotangents: Values) -> tuple[Values, ...]:
+        """The same, after these have become the cotangents of the trial."""
+        self._cotangents = cotangents
+        return cotangents
 
     def outputs(self, **changes: Any) -> tuple[Values, ...]:
         """What the kernel returns for the case's arguments with some changed; for laws that hold bit for bit."""
@@ -334,16 +426,25 @@ class Trial:
 
     def agree(self) -> None:
         """The outputs are of the right class and within their bounds; raises Violation otherwise."""
-        answer = self.answer()
-        for number, (got, exact, bound) in enumerate(zip(answer.outputs, self.exact, self.bound, strict=True)):
-            self.headroom = max(self.headroom, self.compare(_named(number, len(self.exact)), got, exact, bound))
+        self.headroom = max(self.headroom, self.agrees(self.answer().outputs))
 
     def agree_in_gradients(self) -> None:
-        gradients = self.answer(gradients=True).gradients
-        for name in self.by:
-            exact, bound = self.exact_gradient[name], self.gradient_bound[name]
-            self._check_gradients(gradients, {name: exact.shape})
-            self.headroom = max(self.headroom, self.compare(f"gradient of {name}", gradients[name], exact, bound))
+        self.headroom = max(self.headroom, self.gradients_agree(self.answer(gradients=True).gradients))
+
+    def agrees(self, outputs: Sequence[Values]) -> float:
+        """The headroom of these outputs. Raises: Violation where they are not those of the case."""
+        self._checked(outputs, self.exact)
+        bounds = self._bound_in(tuple(FORMATS[str(o.dtype)] for o in outputs))
+        found = zip(outputs, self.exact, bounds, strict=True)
+        return max(self.compare(_named(n, len(self.exact)), *parts) for n, parts in enumerate(found))
+
+    def gradients_agree(self, gradients: Mapping[str, Values]) -> float:
+        """The same for gradients."""
+        self._check_gradients(gradients, {n: self.exact_gradient[n].shape for n in self.by})
+        return max(
+            self.compare(f"gradient of {n}", gradients[n], self.exact_gradient[n], self.gradient_bound[n])
+            for n in self.by
+        )
 
     def fits(
         self, definition: Definition, arguments: Arguments, *, own: bool = True, slack: Values | float = 0.0
@@ -452,7 +553,8 @@ def outside(got: Values, exact: Enclosure, bound: Values, dtype: str) -> tuple[V
     Classes first: a NaN or an infinity is right only where the exact value, give or take the bound, is one. Where the
     bound is infinite nothing can be demanded.
     """
-    wide = got.astype(np.longdouble)
+    with np.errstate(invalid="ignore"):
+        wide = got.astype(np.longdouble)  # what was never written may hold a signaling NaN
     infinite = np.isinf(exact.midpoint) & (exact.radius == 0) & np.isfinite(bound)
     judged = np.isfinite(bound) & np.isfinite(exact.radius) & ~infinite
     limit = FORMATS.get(str(got.dtype), FORMATS[dtype]).max

@@ -22,6 +22,7 @@ import triton.language as tl
 from torch.autograd.function import once_differentiable
 
 from assay.impl.contrastive import finished
+from assay.impl.inputs import pairs
 from assay.impl.kernel import kernel
 from assay.impl.triton.rope import INTERPRETED, _widened
 
@@ -265,9 +266,10 @@ def clip_loss(
 ) -> torch.Tensor:
     """loss[] in float32, of image[n, d] and text[n, d]; differentiable once in both and in scale.
 
-    Raises: NotImplementedError for float64, or where there is neither a GPU nor the interpreter.
+    Raises: TypeError for integers, ValueError for other shapes; NotImplementedError for float64, or where there is
+    neither a GPU nor the interpreter.
     """
-    _checked(image)
+    _checked(image, text)
     loss: torch.Tensor = _Clip.apply(image, text, _scalar(scale, image), positives)
     return loss
 
@@ -285,12 +287,13 @@ def siglip_loss(
 
     Raises: as `clip_loss`.
     """
-    _checked(image)
+    _checked(image, text)
     loss: torch.Tensor = _SigLip.apply(image, text, _scalar(scale, image), _scalar(bias, image), positives)
     return loss
 
 
-def _checked(x: torch.Tensor) -> None:
+def _checked(x: torch.Tensor, y: torch.Tensor) -> None:
+    pairs(x, y)
     if x.dtype not in DTYPES:
         raise NotImplementedError(f"the Triton kernels take {DTYPES}, got {x.dtype}")
     if not (x.is_cuda or INTERPRETED):
