@@ -44,7 +44,7 @@ def clip_loss(
 
     Raises: TypeError for integers, ValueError for other shapes.
     """
-    pairs(image, text)
+    pairs(image, text, positives)
     out: torch.Tensor = _Clip.apply(image, text, scalar(scale, image), positives)  # type: ignore[no-untyped-call]
     return out
 
@@ -62,7 +62,7 @@ def siglip_loss(
 
     Raises: TypeError for integers, ValueError for other shapes.
     """
-    pairs(image, text)
+    pairs(image, text, positives)
     scalars = scalar(scale, image), scalar(bias, image)
     asked = torch.is_grad_enabled() and any(x.requires_grad for x in (image, text, *scalars))
     out: torch.Tensor = _SigLip.apply(image, text, *scalars, positives, asked)  # type: ignore[no-untyped-call]

@@ -45,7 +45,7 @@ def clip_loss(
     alone ("image") or columns alone ("text").
 
     Error: none in exact arithmetic; over balls the result is an enclosure.
-    Raises: ValueError for an unknown normalisation or direction.
+    Raises: ValueError for an unknown normalisation or direction, or for positives of another shape.
 
     >>> import numpy as np
     >>> float(clip_loss(np.eye(2), np.zeros((2, 2)), scale=1)) == np.log(2)
@@ -76,7 +76,7 @@ def siglip_loss(
     """loss[] of image[n, d] and text[n, d]. `normalisation`: the sum over pairs is divided by n, by n*n or not.
 
     Error: none in exact arithmetic; over balls the result is an enclosure.
-    Raises: ValueError for an unknown normalisation.
+    Raises: ValueError for an unknown normalisation, or for positives of another shape.
 
     >>> import numpy as np
     >>> float(siglip_loss(np.zeros((1, 1)), np.zeros((1, 1)), scale=1, bias=0)) == np.log(2)
@@ -358,10 +358,13 @@ def _scores(image: Any, text: Any, scale: Any) -> Any:
 
 def positive_pairs(s: Any, positives: Any) -> Any:
     """Which pairs belong together, [n, n]; None: the diagonal."""
+    n = s.shape[0]
     if positives is not None:
+        if positives.shape != (n, n):
+            raise ValueError(f"positives must be [{n}, {n}], not {list(positives.shape)}")
         return positives
     xp = array_namespace(s)
-    i = xp.arange(s.shape[0])
+    i = xp.arange(n)
     return i[:, None] == i[None, :]
 
 

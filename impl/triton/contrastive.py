@@ -269,7 +269,7 @@ def clip_loss(
     Raises: TypeError for integers, ValueError for other shapes; NotImplementedError for float64, or where there is
     neither a GPU nor the interpreter.
     """
-    _checked(image, text)
+    _checked(image, text, positives)
     loss: torch.Tensor = _Clip.apply(image, text, _scalar(scale, image), positives)
     return loss
 
@@ -287,13 +287,13 @@ def siglip_loss(
 
     Raises: as `clip_loss`.
     """
-    _checked(image, text)
+    _checked(image, text, positives)
     loss: torch.Tensor = _SigLip.apply(image, text, _scalar(scale, image), _scalar(bias, image), positives)
     return loss
 
 
-def _checked(x: torch.Tensor, y: torch.Tensor) -> None:
-    pairs(x, y)
+def _checked(x: torch.Tensor, y: torch.Tensor, positives: torch.Tensor | None) -> None:
+    pairs(x, y, positives)
     if x.dtype not in DTYPES:
         raise NotImplementedError(f"the Triton kernels take {DTYPES}, got {x.dtype}")
     if not (x.is_cuda or INTERPRETED):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from assay.impl import contrastive as tiled
 from assay.impl.kernel import claims_of
@@ -53,3 +54,16 @@ def test_several_tiles_keep_the_bound(room: Any, operator: Any, positives: bool,
     trial = Trial(operator, subject(room, operator), case)
     trial.agree()
     trial.agree_in_gradients()
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("room", [tiled, on_triton], ids=["torch", "triton"])
+def test_shapes_that_mean_nothing_are_refused(room: Any, operator: Any) -> None:
+    loss, x = getattr(room, operator.name), torch.ones(3, 2)
+    given = {p.name: 1.0 for p in operator.parameters}
+    with pytest.raises(ValueError, match=r"must both be \[n, d\], not \[3, 2\] and \[2, 2\]"):
+        loss(x, x[:2], **given)
+    with pytest.raises(ValueError, match=r"positives must be \[3, 3\], not \[2, 2\]"):
+        loss(x, x, positives=torch.ones(2, 2, dtype=torch.bool), **given)
+    with pytest.raises(TypeError, match="image must be of a floating-point dtype"):
+        loss(x.int(), x.int(), **given)
