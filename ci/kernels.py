@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 MODULES = (
     "assay.impl.rope",
     "assay.impl.attention",
+    "assay.impl.contrastive",
     "assay.impl.triton.rope",
+    "assay.impl.triton.contrastive",
     "assay.impl.adapters.torch",
     "assay.impl.adapters.transformers",
     "assay.impl.adapters.rotary_embedding_torch",
@@ -43,6 +45,8 @@ MODULES = (
     "assay.impl.adapters.onnxruntime",
     "assay.impl.adapters.liger_kernel",
     "assay.impl.adapters.fla",
+    "assay.impl.adapters.open_clip",
+    "assay.impl.adapters.pytorch_metric_learning",
 )
 """Where the kernels known to assay are. Adding one is a line here."""
 

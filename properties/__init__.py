@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from assay.properties.attention import SOFTMAX_ATTENTION
 from assay.properties.contract import Operator
+from assay.properties.contrastive import CLIP_LOSS, SIGLIP_LOSS
 from assay.properties.rope import ROPE
 
 
-OPERATORS: dict[str, Operator] = {o.name: o for o in (ROPE, SOFTMAX_ATTENTION)}
+OPERATORS: dict[str, Operator] = {o.name: o for o in (ROPE, SOFTMAX_ATTENTION, CLIP_LOSS, SIGLIP_LOSS)}
 """The operators of assay, by name."""
