@@ -100,7 +100,7 @@ class Known:
         )
 
 
-def known_kernels() -> tuple[list[Known], dict[str, str]]:
+def known_kernels(operators: Mapping[str, Operator] = OPERATORS) -> tuple[list[Known], dict[str, str]]:
     """The kernels of assay and of installed packages; and the names of those left out, each with the reason."""
     found: list[Known] = []
     left_out: dict[str, str] = {}
@@ -110,7 +110,7 @@ def known_kernels() -> tuple[list[Known], dict[str, str]]:
             left_out[short] = f"{short.partition('.')[0]} is not installed"
             continue
         module = importlib.import_module(module_name)
-        for kernel in kernels_in(module, OPERATORS, module_name, prefix=short, offered=True):
+        for kernel in kernels_in(module, operators, module_name, prefix=short, offered=True):
             missing = [p for p in kernel.claims.requires if not _installed(p)]
             if missing:
                 left_out[kernel.name] = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
@@ -261,8 +261,8 @@ def chosen(spellings: Sequence[str], limits: Limits | None = None) -> tuple[list
     left_out: dict[str, str] = {}
     for spelling in spellings:
         if spelling in OPERATORS and not Path(spelling).exists():
-            known, left = known_kernels()
-            found += [k for k in known if k.operator.name == spelling]
+            known, left = known_kernels({spelling: OPERATORS[spelling]})
+            found += known
             left_out |= left
         else:
             found += resolve(spelling, limits)
