@@ -52,14 +52,14 @@ def infer(operator: Operator, trials: Sequence[Trial]) -> Inferred | None:
     trials = [t for t in trials if t.exact[0].midpoint.size]
     if not trials:
         return None
-    dtype, formats = trials[0].case.dtype, trials[0].formats
+    dtype = trials[0].case.dtype
     # Bounds are ranked where they differ: on ordinary numbers, in arrays of some size.
     sample = sorted(trials, key=lambda t: (t.case.regime != "ordinary", -t.exact[0].midpoint.size))[:3]
     candidates: list[tuple[float, bool, int, str, str]] = []
     for form, text in operator.texts.items():
         for precision in (p.name for p in published(dtype)):
             tightness = float(
-                np.mean([_size(bound_of(text, t.case.arguments, precision, formats, t.case.regime)) for t in sample])
+                np.mean([_size(bound_of(text, t.case.arguments, precision, t.formats, t.case.regime)) for t in sample])
             )
             candidates.append((round(tightness, 6), precision != natural(dtype).name, len(candidates), form, precision))
     trials = sorted(trials, key=lambda t: -t.headroom)  # what rejects a candidate is met early
