@@ -26,7 +26,9 @@ from assay.properties.contract import Operator
 MODULES = (
     "assay.impl.rope",
     "assay.impl.attention",
+    "assay.impl.linear_attention",
     "assay.impl.triton.rope",
+    "assay.impl.triton.linear_attention",
     "assay.impl.adapters.torch",
     "assay.impl.adapters.transformers",
     "assay.impl.adapters.rotary_embedding_torch",
@@ -37,6 +39,9 @@ MODULES = (
     "assay.impl.adapters.onnxruntime",
     "assay.impl.adapters.liger_kernel",
     "assay.impl.adapters.fla",
+    "assay.impl.adapters.performer_pytorch",
+    "assay.impl.adapters.linear_attention_transformer",
+    "assay.impl.adapters.lightning_attn",
 )
 """Where the kernels known to assay are. Adding one is a line here."""
 

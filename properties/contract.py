@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 Definition = Callable[..., Any]
+Draw = Callable[[Any], Any]
+"""Hypothesis's `draw`."""
 Sizes = Mapping[str, int]
 """The length of each axis, by its letter."""
 
@@ -32,6 +34,8 @@ class Tensor:
     axes: str
     even: str = ""
     """The axes of even length."""
+    optional: bool = False
+    """A keyword of the definition that a case need not have: `Structure.given` says where it is."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,8 @@ class Structure:
     keywords: Mapping[str, Any] = field(default_factory=dict)
     axes: Mapping[str, str] = field(default_factory=dict)
     sizes: Sizes = field(default_factory=dict)
+    given: tuple[str, ...] = ()
+    """The optional inputs that the case has."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,8 @@ class Property:
     residual: Callable[[Trial], Array | None]
     needs: tuple[str, ...] = ()
     """Keywords without which a kernel cannot be asked."""
+    about: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The conventions that it is about, by name, where it is not about all: other values are outside its domain."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +137,8 @@ class Operator:
     survivors: Mapping[str, str] = field(default_factory=dict)
     """Why a mutant is rightly not rejected: a pattern for `name dtype`, and the reason."""
     properties: tuple[Property, ...] = ()
-    structure: Callable[[Callable[[Any], Any], Sizes, Callable[[str], bool]], Structure] | None = None
-    """Draws keywords that depend on sizes: (draw, sizes, supports keyword?) -> Structure."""
+    structure: Callable[[Draw, Sizes, Callable[[str], bool], Mapping[str, str]], Structure] | None = None
+    """Draws what depends on sizes or conventions: (draw, sizes, supports keyword?, conventions) -> Structure."""
     source: str = ""
     """Paper and equation."""
 
@@ -147,6 +155,10 @@ class Operator:
     def tensors(self) -> tuple[str, ...]:
         """The inputs that take gradients."""
         return tuple(i.name for i in self.inputs if isinstance(i, Tensor))
+
+    def tensors_of(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """Those of them that a case has."""
+        return tuple(name for name in self.tensors if arguments.get(name) is not None)
 
     @property
     def texts(self) -> Mapping[str, Definition]:

@@ -123,7 +123,10 @@ def agrees(operator: Operator, trials: Sequence[Trial], conventions: Mapping[str
         other = Trial(operator, trial.subject, case)
         other._answers = dict(trial._answers)
         moved.append(other)
-    return infer(operator, moved)
+    try:
+        return infer(operator, moved)
+    except ValueError:  # the definition does not know the conventions in one of the cases
+        return None
 
 
 # Discrete ----------------------------------------------------------------------------------------------------------

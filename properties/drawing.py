@@ -191,17 +191,22 @@ def cases(
     """Cases of an operator in a dtype. `supports` tells which keywords the kernel takes; `conventions` which values
     of each convention it is judged under. `pooled`: small and ordinary, every parameter drawn, to be taken together."""
     sizes = _sizes(draw, operator, long=not pooled)
-    structure = operator.structure(draw, sizes, supports) if operator.structure else Structure()
+    chosen = {
+        n: draw(st.sampled_from(choices)) if len(choices) > 1 else choices[0] for n, choices in conventions.items()
+    }
+    structure = operator.structure(draw, sizes, supports, chosen) if operator.structure else Structure()
     sizes = {**sizes, **structure.sizes}
     arguments: dict[str, Any] = dict(structure.keywords)
     for name, choices in conventions.items():
         if len(choices) > 1 or choices[0] != operator.conventions[name][0]:
-            arguments[name] = draw(st.sampled_from(choices))
+            arguments[name] = chosen[name]
     regime = "ordinary" if pooled else draw(st.sampled_from(FREQUENT))
     memory: dict[str, str] = {}
     seed = draw(st.integers(0, 2**32 - 1))
     random = np.random.default_rng(seed)
     for item in operator.inputs:
+        if isinstance(item, Tensor) and item.optional and item.name not in structure.given:
+            continue
         shape = tuple(sizes[axis] for axis in structure.axes.get(item.name, item.axes).split())
         if isinstance(item, Integers):
             memory[item.name] = "contiguous" if pooled else draw(st.sampled_from(MEMORY))
@@ -231,7 +236,8 @@ _PLANTS = st.tuples(st.integers(0, 2**16), st.sampled_from(PLANTED))
 
 def _sizes(draw: Callable[[Any], Any], operator: Operator, *, long: bool) -> dict[str, int]:
     even = {axis for item in operator.inputs if isinstance(item, Tensor) for axis in item.even.split()}
-    letters = dict.fromkeys(axis for item in operator.inputs for axis in item.axes.split())
+    required = [item for item in operator.inputs if not (isinstance(item, Tensor) and item.optional)]
+    letters = dict.fromkeys(axis for item in required for axis in item.axes.split())
     candidates = [axis for axis in letters if axis not in NEVER_LONG]
     stretched = draw(st.sampled_from((*(None,) * len(candidates), *candidates))) if candidates and long else None
     sizes = {}

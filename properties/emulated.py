@@ -253,7 +253,7 @@ class Emulated:
 
     def answer(self, arguments: Arguments, cotangents: Sequence[Values] | None) -> Answer:
         """The call with gradients for every tensor, for mutants by hand."""
-        return self(arguments, cotangents, self.operator.tensors)
+        return self(arguments, cotangents, self.operator.tensors_of(arguments))
 
     def _answer(self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str]) -> Answer:
         outputs, gradients = self.raw(arguments, cotangents, by)
@@ -361,7 +361,7 @@ def passed(
     evaluate(kernel.definition, kernel.arithmetic(sites), arguments)
     terms: dict[Term, None] = {}
     if cotangents is not None:
-        by = kernel.operator.tensors
+        by = kernel.operator.tensors_of(arguments)
         differentiate(
             kernel.definition, kernel.arithmetic(), arguments, cotangents, by, lambda b: Forgetful(b, terms=terms)
         )

@@ -225,6 +225,7 @@ class _Run:
         self.left = effort.shrink_seconds
         self.counted = 0
         self.refusal = ""
+        self.about = {p.name: p.about for p in operator.properties}
         self._stale: dict[tuple[int, ...], Values] = {}
 
     def collect(self) -> None:
@@ -282,6 +283,7 @@ class _Run:
 
         def missing() -> list[Check]:
             able = [c for c in self.demands if not c.universal and all(map(self.subject.supports, c.needs))]
+            able = [c for c in able if not self._elsewhere(c)]
             return [c for c in able if not self.tallies[c.name].cases and not self.tallies[c.name].refused]
 
         def one(case: Case) -> None:
@@ -296,6 +298,16 @@ class _Run:
                 self._drawn(one, ROUNDS * self.effort.examples, (Phase.generate,))
             self.round += 1
 
+    def _elsewhere(self, check: Check) -> str:
+        """The name of a convention of which the property is about other values than the kernel is judged under."""
+        about = self.about.get(check.name, {})
+        return next((n for n, values in about.items() if not set(values) & set(self.conventions[n])), "")
+
+    def _concerns(self, check: Check, case: Case) -> bool:
+        """Is the property about the conventions of the case?"""
+        about = self.about.get(check.name, {})
+        return all(case.arguments.get(n, self.conventions[n][0]) in values for n, values in about.items())
+
     def _agreement_failed(self) -> bool:
         tally = self.tallies.get(AGREEMENT.name)
         return tally is not None and tally.failed is not None
@@ -303,7 +315,7 @@ class _Run:
     def _attempt(self, check: Check, trial: Trial) -> bool:
         """One demand on one case. False if the kernel does not cover the case at all, or nothing more is asked."""
         tally = self.tallies[check.name]
-        if self.effort.stop and tally.failed is not None:
+        if (self.effort.stop and tally.failed is not None) or not self._concerns(check, trial.case):
             return True
         started = time.perf_counter()
         trial.headroom = 0.0 if check.differentiates or check is AGREEMENT else trial.headroom
@@ -395,6 +407,8 @@ class _Run:
                 out.verdict, out.message = "skipped", "the kernel claims no backward"
             elif lacking:
                 out.verdict, out.message = "skipped", f"the kernel does not have {', '.join(lacking)}"
+            elif other := self._elsewhere(check):
+                out.verdict, out.message = "skipped", f"it is not about {other}={', '.join(self.conventions[other])}"
             elif self.refusal:
                 out.verdict, out.message = "skipped", self.refusal
             else:

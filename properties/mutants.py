@@ -106,9 +106,10 @@ def mutants(operator: Operator, dtype: str, trials: Sequence[Trial] | None = Non
     trials = prepare(operator, base, dtype, QUICK) if trials is None else trials
     outputs = max(len(t.exact) for t in trials)  # a case may ask for fewer
 
-    def richness(trial: Trial) -> tuple[bool, bool, int, int]:
+    def richness(trial: Trial) -> tuple[bool, bool, int, int, int]:
         case, exact = trial.case, trial.exact
-        return case.regime == "ordinary", len(exact) == outputs, -len(case.arguments), exact[0].midpoint.size
+        size = exact[0].midpoint.size
+        return case.regime == "ordinary", len(exact) == outputs, len(trial.tensors), -len(case.arguments), size
 
     rich = max(trials, key=richness)
     found = [
@@ -258,7 +259,7 @@ def _whole(coarse: Format, values: Values) -> Values:
 
 def _indices(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Iterator[Mutant]:
     for item in operator.inputs:
-        shapes = [t.case.arguments[item.name].shape for t in trials]
+        shapes = [t.case.arguments[item.name].shape for t in trials if item.name in t.case.arguments]
         letters = item.axes.split()
         for axis, letter in enumerate(letters):
             if max((s[axis] for s in shapes if len(s) > axis), default=0) < 2:
@@ -456,7 +457,7 @@ def _gradients(operator: Operator, base: Emulated, trial: Trial) -> Iterator[Mut
         return Mutant(name, "gradient", text, base, {"gradients": function})
 
     def of(name: str, function: Callable[[Values], Values]) -> Callable[[dict[str, Values]], dict[str, Values]]:
-        return lambda g: {**g, name: function(np.array(g[name]))}
+        return lambda g: {**g, name: function(np.array(g[name]))} if name in g else g
 
     tensors = [i for i in operator.inputs if isinstance(i, Tensor)]
     for item in tensors:
@@ -501,7 +502,10 @@ def _without_last(axis: int, gradient: Values) -> Values:
 
 
 def _swapped_gradient(name: str, other: str) -> Callable[[dict[str, Values]], dict[str, Values]]:
-    return lambda g: {**g, name: g[other] if g[other].shape == g[name].shape else np.resize(g[other], g[name].shape)}
+    def swapped(g: dict[str, Values]) -> dict[str, Values]:
+        return {**g, name: np.resize(g[other], g[name].shape)} if name in g and other in g else g
+
+    return swapped
 
 
 # By hand -----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from assay.properties.emulated import Emulated
 
 
-def _structure(draw: Callable[[Any], Any], sizes: Sizes, supports: Callable[[str], bool]) -> Structure:
+def _structure(
+    draw: Callable[[Any], Any], sizes: Sizes, supports: Callable[[str], bool], conventions: Mapping[str, str]
+) -> Structure:
     """Partial rotary, sections with positions of several axes, and given frequencies, where the kernel knows them."""
     d = sizes["d"]
     keywords: dict[str, Any] = {}

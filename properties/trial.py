@@ -156,6 +156,11 @@ class Trial:
         claimed = self.subject.form
         return self.operator.texts if claimed is None else {claimed: self.operator.texts[claimed]}
 
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The inputs of the case that take gradients."""
+        return self.operator.tensors_of(self.case.arguments)
+
     # The kernel --------------------------------------------------------------------------------------------------
 
     @property
@@ -172,7 +177,7 @@ class Trial:
         """What the kernel returns for the case itself."""
         if gradients not in self._answers:
             cotangents = self.cotangents if gradients else None
-            answer = self.subject(self.case.arguments, cotangents, self.operator.tensors if gradients else ())
+            answer = self.subject(self.case.arguments, cotangents, self.tensors if gradients else ())
             self._checked(answer.outputs, self.exact)
             self._answers[gradients] = answer
         return self._answers[gradients]
@@ -190,12 +195,15 @@ class Trial:
 
         For a property: the array is in the judge's arithmetic, its error is the bound.
         """
+        return self.calls(**changes)[0]
+
+    def calls(self, **changes: Any) -> tuple[Array, ...]:
+        """The same with all outputs."""
         arguments = self.case.with_arguments(**changes)
         bound = self._bound_with(changes) if changes else self.bound
         outputs = self.subject(arguments, None, ()).outputs
-        shapes = tuple(b.shape for b in bound)
-        self._check_shapes(outputs, shapes)
-        return JUDGE.approximate(outputs[0], bound[0])
+        self._check_shapes(outputs, tuple(b.shape for b in bound))
+        return tuple(JUDGE.approximate(o, b) for o, b in zip(outputs, bound, strict=True))
 
     def outputs(self, **changes: Any) -> tuple[Values, ...]:
         """What the kernel returns for the case's arguments with some changed; for laws that hold bit for bit."""
@@ -214,7 +222,7 @@ class Trial:
     def carried(self, x: Array, name: str, **changes: Any) -> Values:
         """How far the definition carries the error of x, if x takes the place of the argument `name`."""
         arguments = self.case.with_arguments(**changes)
-        del arguments[name]
+        arguments.pop(name, None)
 
         def at(value: Array) -> Array:
             return evaluate(lambda **rest: self.operator.definition(**{name: value}, **rest), JUDGE, arguments)[0]
@@ -259,9 +267,7 @@ class Trial:
             found = [self._gradient_bound_of(text) for text in self.forms.values()]
             if self.operator.backward is not None:
                 found.append(self._written_gradient_bound(self.operator.backward))
-            self._gradient_bound = {
-                name: _loosest([(bound[name],) for bound in found])[0] for name in self.operator.tensors
-            }
+            self._gradient_bound = {name: _loosest([(bound[name],) for bound in found])[0] for name in self.tensors}
         return self._gradient_bound
 
     @property
@@ -278,7 +284,7 @@ class Trial:
 
     def _gradient_bound_of(self, text: Definition) -> dict[str, Values]:
         xp = bounded(self.precision, self.case.regime)
-        found = differentiate(text, xp, self.case.arguments, self.cotangents, self.operator.tensors)[1]
+        found = differentiate(text, xp, self.case.arguments, self.cotangents, self.tensors)[1]
         return {name: _returned(g, FORMATS[self.case.dtype]) for name, g in found.items()}
 
     def _written_gradient_bound(self, backward: Definition) -> dict[str, Values]:
@@ -287,7 +293,7 @@ class Trial:
 
         xp = bounded(self.precision)
         found = bound_of(text, self.case.arguments, self.precision, self.case.dtype)
-        return dict(zip(self.operator.tensors, found, strict=True))
+        return dict(zip(self.tensors, found, strict=True))
 
     # Comparing -------------------------------------------------------------------------------------------------------
 
@@ -299,7 +305,7 @@ class Trial:
 
     def agree_in_gradients(self) -> None:
         answer = self.answer(gradients=True)
-        for name in self.operator.tensors:
+        for name in self.tensors:
             what = f"gradient of {name}"
             if name not in answer.gradients:
                 raise Violation(f"there is no {what}")

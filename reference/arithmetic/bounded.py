@@ -83,6 +83,19 @@ class Bounded(Formatted):
         found = [self.certain(way()) for way in ways]
         return Array(found[0].xp, (found[0].parts[0], np.maximum.reduce([f.parts[1] for f in found])))
 
+    def mixed(self, ways: Sequence[Callable[[], Array]]) -> Array:
+        """The errors of the ways add up: each term may have that of either, and the sum that of both."""
+        found = [self.certain(way()) for way in ways]
+        return Array(found[0].xp, (found[0].parts[0], np.add.reduce([f.parts[1] for f in found])))
+
+    def scaled(self, x: Array) -> Array:
+        """Charged whatever x is, for it is not x that is rounded. The factor is taken to make nothing subnormal."""
+        x = self.certain(x)
+        value, error = x.parts
+        charge = np.maximum(self.unit * (np.abs(value) + error), self.loss)
+        charge = self.underflown(value, error, charge)
+        return Array(x.xp, (value, error + np.where((value == 0) & (error == 0), 0, charge)))
+
     def lift(self, values: Part) -> Array:
         value = np.asarray(values).astype(EXTENDED)
         error = np.zeros_like(value)
@@ -273,6 +286,10 @@ class Bounded(Formatted):
         # Of the numbers that it may have found the greatest is taken, from where all others are furthest.
         value, error = x.parts
         return Array(self, ((value + error).max(axis=-1), np.zeros(value.shape[:-1], EXTENDED)))
+
+    def vanishes(self, x: Array) -> Mask:
+        value, error = self.certain(x).parts
+        return Mask(np.asarray((value == 0) & (error == 0)))
 
     def compare(self, name: str, x: Array, y: Array) -> Mask:
         # Values decide: a definition branches on inputs, which are exact.
