@@ -344,9 +344,9 @@ LINEAR_ATTENTION = Operator(
     parameters=(Positive("eps", default=0.0, low=1e-3, high=8),),
     conventions={"feature_map": reference.FEATURE_MAPS, "denominator": reference.DENOMINATORS},
     forms={
-        "quadratic": reference.form(reference.quadratic),
-        "recurrent": reference.form(reference.recurrent),
-        "chunked": reference.form(reference.chunked),
+        f"{sums.__name__}{name}": reference.form(sums, elu)
+        for name, elu in (("", None), ("-elu", reference.elu_and_one))
+        for sums in (reference.quadratic, reference.recurrent, reference.chunked)
     },
     backward=reference.backward,
     slips={

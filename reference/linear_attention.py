@@ -82,6 +82,7 @@ def linear_attention(
 
 
 # Forms: the same function, equal in exact arithmetic, with the roundings of a way to compute it. ----------------------
+# They differ in how the sums are computed, and in the feature map "elu+1".
 
 
 def right(q: Any, k: Any, v: Any, *, order: str = "right") -> Any:
@@ -94,8 +95,8 @@ def left(q: Any, k: Any, v: Any, *, order: str = "right") -> Any:
     return quadratic(q, k, v, "all", None)
 
 
-def form(sums: Sums) -> Callable[..., Any]:
-    """The text of linear attention whose sums are computed in one way."""
+def form(sums: Sums, phi: Callable[[Any], Any] | None = None) -> Callable[..., Any]:
+    """The text of linear attention whose sums are computed in one way, and "elu+1" as `phi`."""
 
     def text(
         q: Any,
@@ -110,7 +111,7 @@ def form(sums: Sums) -> Callable[..., Any]:
         state: Any = None,
         return_state: bool = False,
     ) -> Any:
-        return _attended(sums, q, k, v, feature_map, causal, normalize, eps, denominator, state, return_state)
+        return _attended(sums, q, k, v, feature_map, causal, normalize, eps, denominator, state, return_state, phi)
 
     text.__doc__ = sums.__doc__
     return text
@@ -185,27 +186,39 @@ def _seen(xp: Any, over: str, t: int, s: int) -> Any:
 # Parts of the formula ---------------------------------------------------------------------------------------------
 
 
-def features(q: Any, k: Any, feature_map: str) -> tuple[Any, Any]:
-    """phi(q)[.., t, r] and phi(k)[.., s, r]. Raises: ValueError for an unknown map."""
+def features(q: Any, k: Any, feature_map: str, elu: Callable[[Any], Any] | None = None) -> tuple[Any, Any]:
+    """phi(q)[.., t, r] and phi(k)[.., s, r]; `elu` takes the place of "elu+1". Raises: ValueError for an unknown map."""
     if feature_map == "softmax":
         return store(_softmax(q, -1), "weights"), store(_softmax(k, -2), "weights")
     if feature_map not in _MAPS:
         raise ValueError(f"feature_map must be one of {', '.join(FEATURE_MAPS)}, not {feature_map!r}")
-    phi = _MAPS[feature_map]
+    phi = elu if elu is not None and feature_map == "elu+1" else _MAPS[feature_map]
     return store(phi(q), "weights"), store(phi(k), "weights")
 
 
 def _elu_plus_one(x: Any) -> Any:
-    """By the exponential itself, by torch's elu and then 1, or by exp(x) - 1 and then 1: these lose what is small."""
+    """By the exponential itself: what is small keeps its digits."""
     xp = array_namespace(x)
-    above, zero = x > 0, xp.zeros_like(x)
-    low, high = xp.where(above, zero, x), xp.where(above, x, zero)
+    above, low, high = _parts(x)
+    return xp.where(above, high + 1, xp.exp(low))
+
+
+def elu_and_one(x: Any) -> Any:
+    """elu(x), by expm1 or as exp(x) - 1, and then 1, as most write it: of exp(x) what is small against 1 is lost."""
+    xp = array_namespace(x)
+    above, low, high = _parts(x)
     return either(
         x,
-        lambda: xp.where(above, high + 1, xp.exp(low)),
         lambda: xp.where(above, high, xp.expm1(low)) + 1,
         lambda: xp.where(above, high, xp.exp(low) - 1) + 1,
     )
+
+
+def _parts(x: Any) -> tuple[Any, Any, Any]:
+    """Where x is above 0, and x below and above it, 0 elsewhere."""
+    xp = array_namespace(x)
+    above, zero = x > 0, xp.zeros_like(x)
+    return above, xp.where(above, zero, x), xp.where(above, x, zero)
 
 
 def _relu(x: Any) -> Any:
@@ -292,9 +305,10 @@ def _attended(
     denominator: str,
     state: Any,
     return_state: bool,
+    elu: Callable[[Any], Any] | None = None,
 ) -> Any:
     check(q, k, feature_map, causal, state is not None or return_state)
-    a, b = features(q, k, feature_map)
+    a, b = features(q, k, feature_map, elu)
     over = "past" if causal else "all"
     if normalize and feature_map != "softmax":
         out = normalised(sums, a, b, v, over, state, eps, denominator)
