@@ -353,6 +353,18 @@ class Wrong:
         return Answer(tuple(outputs), gradients, self.touched or found.touched)
 
 
+def keeping(kind: str, kept: Format, text: Definition | None = None) -> ByHand:
+    """A mutant that keeps in a coarse format what its form (or `text`) stores as `kind`."""
+
+    def mutant(kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None, memory: Memory) -> Answer:
+        own = natural(kernel.dtype)
+        coarse = replace(own, storage={**own.storage, kind: kept})
+        return kernel.but(computes_in=coarse, text=text or kernel.text).answer(arguments, cotangents)
+
+    mutant.__doc__ = f"keeps each {kind} in {kept.name}"
+    return mutant
+
+
 def passed(
     kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None
 ) -> tuple[list[Site], list[Term]]:

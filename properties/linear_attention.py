@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from assay.properties.contract import Operator, Positive, Property, Sizes, Structure, Tensor
 from assay.properties.drawing import Values, place
+from assay.properties.emulated import keeping
 from assay.properties.trial import JUDGE, Trial
 from assay.reference import linear_attention as reference
-from assay.reference.arithmetic.array import Array, vanishes
+from assay.reference.arithmetic.array import Array, Mask, vanishes
+from assay.reference.arithmetic.precision import BFLOAT16, FLOAT16
 
 
 POSITIVE = {"feature_map": ("elu+1", "exp", "softmax")}
@@ -61,24 +63,24 @@ def _attend(
     state: Any = None,
     return_state: bool = False,
     features: Callable[..., tuple[Any, Any]] = reference.features,
-    ahead: int = 0,
+    sees: Callable[[Values, Values], Values] = lambda i, j: j <= i,
     key: Callable[[int], int] | None = None,
     total_of: Callable[..., Any] | None = None,
     quotient: Callable[[Any, Any], Any] | None = None,
     handed_on: Callable[..., Any] | None = None,
 ) -> Any:
-    """The definition with one thing changed: the features, how far a query sees, a key that is left out by its number,
-    the sum of the weights, what is done with it, or the state that is returned."""
+    """The definition with one thing changed: the features, which keys a query sees where causal, a key that is left out
+    by its number, the sum of the weights, what is done with it, or the state that is returned."""
     xp = q.__array_namespace__()
     reference.check(q, k, feature_map, causal, state is not None or return_state)
     a, b = features(q, k, feature_map)
     w, e = a @ b.mT, v.shape[-1]
     zero = xp.zeros_like(w)
-    i, j = xp.arange(q.shape[-2])[:, None], xp.arange(k.shape[-2])[None, :]
+    i, j = np.arange(q.shape[-2])[:, None], np.arange(k.shape[-2])[None, :]
     if causal:
-        w = xp.where(j <= i + ahead, w, zero)
+        w = xp.where(Mask(sees(i, j)), w, zero)
     if key is not None and k.shape[-2] > 1:
-        w = xp.where(j == key(k.shape[-2]), zero, w)
+        w = xp.where(Mask(j == key(k.shape[-2])), zero, w)
     values = reference.with_ones(v) if normalize else v
     out = w @ values
     if state is not None:
@@ -305,6 +307,13 @@ def _future(trial: Trial) -> Array | None:
     return trial.given((~same & finite).astype(np.int64))
 
 
+def _first_query(trial: Trial) -> Array | None:
+    if not _asked(trial, "causal"):
+        return None
+    first = {name: x[..., :1, :] for name, x in zip("qkv", _arrays(trial), strict=True)}
+    return trial.call()[..., :1, :] - trial.call(**first)
+
+
 def _last_query(trial: Trial) -> Array | None:
     if not _asked(trial, "causal"):
         return None
@@ -357,8 +366,17 @@ LINEAR_ATTENTION = Operator(
         "elu_without_one": partial(_attend, features=_elu_without_one),
         "softmax_over_the_other_axes": partial(_attend, features=_other_axes),
         "queries_scaled": partial(_attend, features=_scaled),
-        "causal_sees_one_key_ahead": partial(_attend, ahead=1),
-        "causal_hides_the_present": partial(_attend, ahead=-1),
+        "causal_sees_one_key_ahead": partial(_attend, sees=lambda i, j: j <= i + 1),
+        "causal_hides_the_present": partial(_attend, sees=lambda i, j: j < i),
+        **{
+            name.format(size): partial(_attend, sees=partial(sees, size))
+            for size in (16, 64)
+            for name, sees in {
+                "chunks_of_{}_see_their_future": lambda size, i, j: j // size <= i // size,
+                "chunks_of_{}_forget_what_came_before": lambda size, i, j: (j // size == i // size) & (j <= i),
+                "buckets_of_{}_see_those_before_only": lambda size, i, j: j // size < i // size,
+            }.items()
+        },
         "last_key_dropped": partial(_attend, key=lambda s: s - 1),
         "first_key_dropped": partial(_attend, key=lambda s: 0),
         "denominator_of_all_keys": partial(_attend, total_of=_of_all_keys),
@@ -369,6 +387,10 @@ LINEAR_ATTENTION = Operator(
         "state_without_last_key": partial(
             _attend, handed_on=lambda b, c, state: reference.final(b[..., :-1, :], c[..., :-1, :], state)
         ),
+    },
+    mutants={
+        f"state in {kept.name}": keeping("state", kept, reference.form(reference.recurrent))
+        for kept in (BFLOAT16, FLOAT16)
     },
     strays={"stray_eps": _eps_in_denominator, "feature_eps": _eps_in_features},
     structure=_structure,
@@ -391,6 +413,13 @@ LINEAR_ATTENTION = Operator(
             "softmax_ignores_shifts", "softmax: q_i + x_i and k_jc + y_c change nothing", _softmax_shifts, about=SOFTMAX
         ),
         Property("future_is_unseen", "whatever later keys hold, o keeps its bits", _future, ("causal",), about=OTHERS),
+        Property(
+            "first_query_sees_its_key",
+            "causal: the first o is that of the first position alone, so (M * Q K^T) V is not Q (K^T V)",
+            _first_query,
+            ("causal",),
+            about=OTHERS,
+        ),
         Property(
             "last_query_sees_all",
             "causal: the last o is that of its query alone, not causal",

@@ -187,7 +187,7 @@ def _seen(xp: Any, over: str, t: int, s: int) -> Any:
 
 
 def features(q: Any, k: Any, feature_map: str, elu: Callable[[Any], Any] | None = None) -> tuple[Any, Any]:
-    """phi(q)[.., t, r] and phi(k)[.., s, r]; `elu` takes the place of "elu+1". Raises: ValueError for an unknown map."""
+    """phi(q)[.., t, r] and phi(k)[.., s, r]. `elu` computes "elu+1". Raises: ValueError for an unknown map."""
     if feature_map == "softmax":
         return store(_softmax(q, -1), "weights"), store(_softmax(k, -2), "weights")
     if feature_map not in _MAPS:

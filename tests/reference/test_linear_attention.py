@@ -17,6 +17,7 @@ from assay.reference.arithmetic.rounded import Rounded
 
 
 SUMS = (reference.quadratic, reference.recurrent, reference.chunked)
+ELUS = {"stable": None, "torch": reference.elu_and_one}
 SINGLE = PRECISIONS["float32"]
 
 arguments = st.fixed_dictionaries(
@@ -53,13 +54,14 @@ def close(a: Any, b: Any, exact: Exact) -> bool:
     return all(abs(x - y) <= limit * (1 + abs(x)) for x, y in zip(a.parts[0].ravel(), b.parts[0].ravel(), strict=True))
 
 
+@pytest.mark.parametrize("elu", ELUS)
 @pytest.mark.parametrize("sums", SUMS, ids=lambda f: f.__name__)
 @settings(max_examples=25)
 @given(arguments)
-def test_every_form_is_the_definition(sums: Any, arguments: dict[str, Any]) -> None:
+def test_every_form_is_the_definition(sums: Any, elu: str, arguments: dict[str, Any]) -> None:
     exact, given_ = Exact(300), drawn(**arguments)
     wanted = evaluate(reference.linear_attention, exact, given_)
-    got = evaluate(reference.form(sums), exact, given_)
+    got = evaluate(reference.form(sums, ELUS[elu]), exact, given_)
     assert all(close(a, b, exact) for a, b in zip(wanted, got, strict=True))
 
 
@@ -88,6 +90,21 @@ def test_numpy_agrees_with_the_balls(arguments: dict[str, Any]) -> None:
     for exact, value, limit in zip(outputs, got if isinstance(got, tuple) else (got,), bound, strict=True):
         wanted = np.array([float(x) for x in exact.parts[0].ravel()]).reshape(exact.shape)
         assert (~(np.abs(value - wanted) > limit.parts[1] + 1e-9)).all()
+
+
+@given(st.floats(-80, 30, width=32))
+def test_the_feature_map_as_torch_writes_it_loses_what_is_small(x: float) -> None:
+    """The bound of elu(x) + 1 by expm1 is that of 1 below 0; that of exp(x) follows the number itself."""
+    given_ = np.float32([[x]])
+
+    def bound(elu: Any) -> Any:
+        return evaluate(lambda q: reference.features(q, q, "elu+1", elu)[0], Bounded(SINGLE), {"q": given_})[0].parts[1]
+
+    stable, lossy = map(bound, ELUS.values())
+    assert (stable <= lossy).all()
+    if x < -20:
+        assert stable < 2**-20 * np.exp(np.longdouble(x))
+        assert lossy > 2**-26
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "tf32", "float32-truncating"])
@@ -160,7 +177,7 @@ def test_a_causal_mask_breaks_associativity() -> None:
     assert reference.unnormalized_attention(q, q, v).ravel().tolist() == [3.0, 3.0]
 
 
-# Figures and edges -----------------------------------------------------------------------------------------------------
+# Figures and edges ---------------------------------------------------------------------------------------------------
 
 
 def test_features_are_those_of_the_note() -> None:
