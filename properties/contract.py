@@ -139,6 +139,9 @@ class Operator:
     properties: tuple[Property, ...] = ()
     structure: Callable[[Draw, Sizes, Callable[[str], bool], Mapping[str, str]], Structure] | None = None
     """Draws what depends on sizes or conventions: (draw, sizes, supports keyword?, conventions) -> Structure."""
+    row: Callable[[Mapping[str, Any], int], Mapping[str, Any]] | None = None
+    """(arguments, i) -> those of a case whose one row is row i of the output, with no more than this row depends on:
+    so kernels are judged on sequences of which the whole output is too much."""
     source: str = ""
     """Paper and equation."""
 

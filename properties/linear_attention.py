@@ -47,6 +47,14 @@ def _structure(
     return Structure(keywords, sizes=changed, given=given)
 
 
+def _row(arguments: Mapping[str, Any], i: int) -> dict[str, Any]:
+    """Query i and, where causal, the keys up to it, which are all that it sees."""
+    out = {**arguments, "q": arguments["q"][..., i : i + 1, :], "return_state": False}
+    if out.get("causal"):
+        out.update({name: arguments[name][..., : i + 1, :] for name in "kv"}, causal=False)
+    return out
+
+
 # Slips ---------------------------------------------------------------------------------------------------------------
 
 
@@ -394,6 +402,7 @@ LINEAR_ATTENTION = Operator(
     },
     strays={"stray_eps": _eps_in_denominator, "feature_eps": _eps_in_features},
     structure=_structure,
+    row=_row,
     properties=(
         Property(
             "within_the_values", "positive weights: min_j v_j <= o <= max_j v_j, by channel", _hull, about=POSITIVE

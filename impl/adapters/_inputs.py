@@ -79,18 +79,19 @@ def runs_triton(x: torch.Tensor) -> None:
 
 
 def features(x: torch.Tensor, feature_map: str) -> torch.Tensor:
-    """phi(x) in the dtype of x, for kernels that take features and leave the map to their user.
+    """phi(x), rounded once to the dtype of x, for kernels that take features and leave the map to their user.
 
     Raises: NotImplementedError for maps that are not element by element.
     """
-    from torch.nn import functional
+    import torch
 
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
     if feature_map == "elu+1":
-        return functional.elu(x) + 1
+        return (wide.clamp(max=0).exp() + wide.relu()).to(x.dtype)
     if feature_map == "relu":
         return x.relu()
     if feature_map == "exp":
-        return x.exp()
+        return wide.exp().to(x.dtype)
     if feature_map == "identity":
         return x
     raise NotImplementedError(f"takes features; {feature_map!r} is not a map of single numbers")

@@ -38,6 +38,9 @@ from assay.reference.arithmetic.formatted import EXTENDED, ULPS, Formatted, meet
 MULTIPLIED = 8
 """Powers up to this are also computed by repeated multiplication."""
 
+KEPT = 1 << 22
+"""Products of matrices with more terms are bounded as a whole."""
+
 _SPLIT = EXTENDED(2) ** (np.finfo(EXTENDED).nmant // 2 + 1) + 1
 
 
@@ -272,6 +275,25 @@ class Bounded(Formatted):
             flushed.append(Array(twin, (value, twin.underflown(value, error, error), *more)))
         out = flushed[0] @ flushed[1]
         return Array(self.at(of(out).format), out.parts)
+
+    def contract(self, x: Array, y: Array) -> Array:
+        """As products and sums; where these are too many to be kept, n to an element, for any order of summation
+
+            |error| <= ((1 + u)**n - 1) size + what may underflow,    size = |x| |y| + carried
+
+        though some of the operations may be exact. Source: Higham, section 3.5.
+        """
+        n, lead = x.shape[-1], np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+        if np.prod((*lead, *x.shape[-2:], y.shape[-1])) <= KEPT:
+            return super().contract(x, y)
+        (a, ea), (b, eb) = (self.certain(operand).parts for operand in (x, y))
+        value, carried = a @ b, ea @ (np.abs(b) + eb) + np.abs(a) @ eb
+        size = np.abs(a) @ np.abs(b) + carried
+        growth = np.expm1(n * np.log1p(EXTENDED(self.unit)))
+        lost = 2 * n * self.loss  # by n products and n sums
+        if self.precision.flushes:
+            lost = lost + np.minimum(2 * n * self.format.normal, 2 * size)
+        return self.limited(value, carried + growth * size + (1 + growth) * lost, size)
 
     def chosen(self, x: Array, y: Array, yes: Array, no: Array) -> Array:
         """Where the order of x and y is within their errors, a kernel may have chosen either."""
