@@ -94,7 +94,7 @@ class Bench:
         """What the right kernel computes in one of the trials, before the last rounding."""
         if id(trial) not in self._raw:
             self._raw[id(trial)] = self.right.raw(trial.case.arguments, trial.cotangents, trial.tensors)
-        return self._raw[id(trial)]  # type: ignore[no-any-return]
+        return self._raw[id(trial)]
 
     @cached_property
     def mutants(self) -> list[Mutant]:

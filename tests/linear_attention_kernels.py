@@ -175,7 +175,7 @@ RIGHT: dict[str, tuple[Callable[..., Any], str | None]] = {
     "chunks_3": (attention(by_chunks(3)), "chunked"),
     "chunks_64": (attention(by_chunks(64)), "chunked"),
     "chunks_inverse": (attention(by_chunks(16), weigh=lambda out, total: out * (1 / total)), "chunked"),
-    "double": (attention(by_weights, wide=torch.float64), None),
+    "double": (attention(by_weights, wide=torch.float64), "quadratic"),
 }
 """Kernels with the form that each claims."""
 
@@ -263,4 +263,5 @@ def state_without_gradient(
     q: Tensor, k: Tensor, v: Tensor, *, state: Tensor | None = None, return_state: bool = False
 ) -> Any:
     """No gradient through the state that is returned."""
-    return attention(by_weights, returned=torch.Tensor.detach)(q, k, v, state=state, return_state=return_state)
+    kernel = attention(by_weights, returned=lambda state: state.detach() + 0 * state)
+    return kernel(q, k, v, state=state, return_state=return_state)

@@ -4,10 +4,11 @@ wrong kernel."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,9 +17,10 @@ from assay.impl import linear_attention as fast
 from assay.impl.kernel import Claims, claims_of
 from assay.kernels import keywords
 from assay.properties.contract import Operator
+from assay.properties.drawing import Case
 from assay.properties.judgement import QUICK, Effort, Examination, examine, prepare
 from assay.properties.linear_attention import LINEAR_ATTENTION, UNNORMALIZED_ATTENTION
-from assay.properties.trial import Trial
+from assay.properties.trial import Trial, Violation
 from assay.runner import TorchSubject
 from tests import linear_attention_kernels as kernels
 
@@ -39,7 +41,7 @@ def failures(found: Examination) -> dict[str, str]:
 
 
 @functools.cache
-def drawn(dtype: str, examples: int = 12, seed: int = 0) -> dict[str | None, list[Trial]]:
+def drawn(dtype: str, examples: int = 10, seed: int = 0) -> dict[str | None, list[Trial]]:
     """The same cases for kernels of every form, by the form that they claim."""
     first = subject("weights", kernels.RIGHT["weights"][0], form="quadratic")
     return {"quadratic": prepare(LINEAR_ATTENTION, first, dtype, Effort(examples=examples, seed=seed, climb=0))}
@@ -55,14 +57,22 @@ def agrees(name: str, function: Callable[..., Any], form: str | None, known: dic
     return len(same)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("name", kernels.RIGHT)
+AT_EVERY_CHANGE = ("weights", "prefix_elu", "chunks_64", "one_ahead", "lonely_chunks", "without_one", "state_doubled")
+"""Of the kernels; the others are judged every night."""
+
+
+def some(names: Iterable[str]) -> list[Any]:
+    return [n if n in AT_EVERY_CHANGE else pytest.param(n, marks=pytest.mark.nightly) for n in names]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("name", some(kernels.RIGHT))
 def test_right_kernels_keep_the_bound_of_the_form_that_they_claim(name: str, dtype: str) -> None:
     function, form = kernels.RIGHT[name]
-    assert agrees(name, function, form, drawn(dtype)) >= 12
+    assert agrees(name, function, form, drawn(dtype)) >= 10
 
 
-@pytest.mark.parametrize("name", kernels.WRONG)
+@pytest.mark.parametrize("name", some(kernels.WRONG))
 def test_wrong_kernels_fail_and_are_named(name: str) -> None:
     function, told = kernels.WRONG[name]
     found = examine(LINEAR_ATTENTION, subject(name, function), "float32", effort=SHORT, only=("agrees_with_oracle",))
@@ -80,17 +90,15 @@ def test_a_wrong_backward_fails(function: Callable[..., Any]) -> None:
 
 
 def test_the_feature_map_as_torch_writes_it_is_a_form_of_its_own() -> None:
-    """elu(x) + 1 loses the digits of what is small: it fails the stable form, and is told so."""
-    found = examine(
-        LINEAR_ATTENTION,
-        subject("weights_elu", kernels.RIGHT["weights_elu"][0], form="quadratic"),
-        "float32",
-        effort=SHORT,
-        only=("agrees_with_oracle",),
-    )
-    (result,) = found.results
-    assert result.verdict == "fail"
-    assert (result.diagnosis[0].kind, result.diagnosis[0].name) == ("form", "quadratic-elu")
+    """elu(x) + 1 loses the digits of what is small: 1e-5 times exp(10) is seen in the output."""
+    q, k, v = (np.full((1, 1, 2, 1), x, np.float32) for x in (-10.3, -10.7, 1.0))
+    v[..., 1, :] = 3
+    k[..., 1, :] = -11.9
+    case = Case("float32", {"q": q, "k": k, "v": v, "eps": 0.0}, "by hand", 0)
+    function, _ = kernels.RIGHT["weights_elu"]
+    Trial(LINEAR_ATTENTION, subject("elu", function, form="quadratic-elu"), case).agree()
+    with pytest.raises(Violation):
+        Trial(LINEAR_ATTENTION, subject("elu", function, form="quadratic"), case).agree()
 
 
 # Properties ----------------------------------------------------------------------------------------------------------
@@ -188,7 +196,7 @@ TURNS = Effort(examples=40, climb=0, shares=99, stop="each")
 RIGHT = {"linear_attention": fast.linear_attention, "unnormalized_attention": fast.unnormalized_attention}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_every_property_holds_for_a_right_kernel(operator: str, dtype: str) -> None:
     own = OPERATORS[operator]
@@ -224,6 +232,7 @@ def test_a_property_about_another_convention_is_skipped() -> None:
         "float32",
         effort=TURNS,
         conventions={"feature_map": "exp"},
+        only=("within_the_values", "softmax_ignores_shifts"),
     )
     told = {r.property: (r.verdict, r.message) for r in found.results}
     assert failures(found) == {}
