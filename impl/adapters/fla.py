@@ -100,7 +100,7 @@ def _linear(
     return out, after.to(q.dtype)
 
 
-@kernel("linear_attention", requires=("fla-core",))
+@kernel("linear_attention", form="recurrent", requires=("fla-core",))
 def naive_recurrent_linear_attn(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -118,7 +118,13 @@ def naive_recurrent_linear_attn(
     return _linear(function, q, k, v, feature_map, causal, normalize, state, return_state)
 
 
-@kernel("linear_attention", dtypes=("float32", "float16"), requires=("fla-core", "triton"), interpreted=True)
+@kernel(
+    "linear_attention",
+    form="recurrent",
+    dtypes=("float32", "float16"),
+    requires=("fla-core", "triton"),
+    interpreted=True,
+)
 def fused_recurrent_linear_attn(
     q: torch.Tensor,
     k: torch.Tensor,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 
-@kernel("linear_attention", requires=("lightning-attn",))
+@kernel("linear_attention", form="quadratic", requires=("lightning-attn",))
 def linear_attn(
     q: torch.Tensor,
     k: torch.Tensor,

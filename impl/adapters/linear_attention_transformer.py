@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 @kernel(
     "linear_attention",
+    form="recurrent",
     conventions={"feature_map": "exp"},
     requires=("linear-attention-transformer",),
-    dtypes=("float64", "float32"),
+    dtypes=("float64", "float32", "bfloat16", "float16"),
 )
 def causal_linear_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool = False) -> torch.Tensor:
     from linear_attention_transformer.linear_attention_transformer import causal_linear_attn as function

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     import torch
 
 
-@kernel("linear_attention", requires=("performer-pytorch",), dtypes=("float64", "float32"))
+@kernel(
+    "linear_attention",
+    form="recurrent",
+    requires=("performer-pytorch",),
+    dtypes=("float64", "float32", "bfloat16", "float16"),
+)
 def linear_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, feature_map: str = "elu+1", causal: bool = False
 ) -> torch.Tensor:
@@ -32,9 +37,10 @@ def linear_attention(
 
 @kernel(
     "linear_attention",
+    form="recurrent",
     conventions={"feature_map": "softmax"},
     requires=("performer-pytorch",),
-    dtypes=("float64", "float32"),
+    dtypes=("float64", "float32", "bfloat16", "float16"),
 )
 def fast_attention_without_projection(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Divides by the sum of the weights, which is 1."""
