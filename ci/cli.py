@@ -9,25 +9,30 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from assay.lines import shortened
+
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from assay.jobs import How, Judged, Work
     from assay.kernels import Known
-    from assay.properties.judgement import Effort, Examination
-    from assay.properties.trial import Subject
+    from assay.process import Limits
 
 
 class _Usage(click.ClickException):
     """One line, exit code 2."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shortened(message, 500))  # what a user typed may be in it, line breaks and all
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -124,7 +129,19 @@ def _convention(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -
 
 
 _kernels = click.argument("kernels", nargs=-1, metavar="[OPERATOR=MODULE:FUNCTION | OPERATOR]...")
+_isolation = (
+    click.option("--in-process", is_flag=True, help="Call kernels in this process, for a debugger."),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=20,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long a call may take; three times that for the first, which may import and compile.",
+    ),
+)
 _shared = (
+    *_isolation,
     click.option("--quick", is_flag=True, help="Fewer cases, little shrinking."),
     click.option("--dtype", "dtypes", help="Comma-separated: float32,bfloat16,float16,float64."),
     click.option("--device", default="cpu", show_default=True, help="The torch device that kernels run on."),
@@ -136,15 +153,24 @@ _shared = (
 )
 
 
-def _options(function: Any) -> Any:
-    for option in reversed(_shared):
-        function = option(function)
-    return function
+def _options(options: Sequence[Any]) -> Callable[[Any], Any]:
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _limits(options: dict[str, Any]) -> Limits | None:
+    from assay.process import Limits
+
+    return None if options["in_process"] else Limits(call=options["timeout"], kernel=45 * options["timeout"])
 
 
 @main.command()
 @_kernels
-@_options
+@_options(_shared)
 @click.option(
     "--jobs", type=click.IntRange(1), help="Processes side by side; as many as there are cores, if not given."
 )
@@ -154,35 +180,60 @@ def _options(function: Any) -> Any:
     type=click.Path(path_type=Path, file_okay=False),
     help="Store counterexamples in this folder, instead of .assay/counterexamples.",
 )
-def check(kernels: tuple[str, ...], json_path: Path | None, counterexamples: Path | None, **options: Any) -> None:
+@click.option("--resume", is_flag=True, help="Go on with a run that was ended, from its journal.")
+@click.option(
+    "--journal",
+    "journal_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write verdicts here as they come, instead of .assay/journal.jsonl.",
+)
+def check(
+    kernels: tuple[str, ...],
+    json_path: Path | None,
+    counterexamples: Path | None,
+    resume: bool,
+    journal_path: Path | None,
+    **options: Any,
+) -> None:
     """Judge kernels; without an argument, every kernel of assay and of the packages installed here, as with --quick.
 
     MODULE is a dotted name or a path to a .py file; MODULE alone means every function in it that is decorated with
-    @assay.kernel.
+    @assay.kernel. Each kernel is called in a process of its own, which may crash or hang.
     """
-    from assay import replay, report
+    from assay import journal as journals, replay, report
+    from assay.kernels import UsageError
 
     if json_path is not None and not json_path.resolve().parent.is_dir():
         raise _Usage(f"there is no folder {json_path.resolve().parent} to write {json_path.name} into")
-    found, left_out, effort = _configured(kernels, options)
+    chosen, left_out, how = _configured(kernels, options)
+    work = [(kernel, dtype) for kernel in chosen for dtype in _dtypes(kernel, options["dtypes"])]
+    numbered = [(number, *pair) for number, pair in enumerate(work)]
+    path = journal_path or journals.FILE
+    asked = journals.question(chosen, numbered, how)
     console = report.console()
-    judged = []
     interrupted = False
     try:
-        for kernel, examination in _examined(found, effort, options):
-            judged.append((kernel, examination))
-            reason = replay.store_all(kernel, examination, counterexamples or replay.FOLDER, options["device"])
-            if reason:
-                click.echo(reason, err=True)
+        journal, done, told = (journals.resume if resume else journals.begin)(path, asked, numbered)
+        click.echo(told, err=True) if told else None
+        with journal:
+            for number, found in _judged([w for w in numbered if w[0] not in done], how, options["jobs"], len(done)):
+                kernel = work[number][0]
+                reasons = replay.store_all(kernel, found, counterexamples or replay.FOLDER, options["device"])
+                reasons = "\n".join(filter(None, (reasons, journal.append(number, kernel, found))))
+                click.echo(reasons, err=True) if reasons else None
+                done[number] = found
+    except UsageError as error:
+        raise _Usage(str(error)) from None
     except KeyboardInterrupt:
         interrupted = True
+    judged = [(work[number][0], done[number]) for number in sorted(done)]
     report.print_table(console, judged)
     report.print_failures(console, judged)
     report.print_left_out(console, left_out)
     if json_path is not None:
         report.write_json(json_path, report.as_json(judged, left_out))
     if interrupted:
-        raise _Usage(f"interrupted: {len(judged)} kernel and dtype pairs were judged, the rest were not")
+        raise _Usage(f"interrupted after {len(judged)} of {len(work)} judgements: --resume goes on with the rest")
     if not judged:
         raise _Usage("there was nothing to judge: no kernel supports the dtypes asked for")
     if any(e.verdict != "pass" for _, e in judged):
@@ -193,13 +244,14 @@ def check(kernels: tuple[str, ...], json_path: Path | None, counterexamples: Pat
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--kernel", metavar="OPERATOR=MODULE:FUNCTION", help="Run this kernel instead, under the same claims.")
 @click.option("--device", help="Run it on this torch device instead of the one on which it failed.")
-def replay_(file: Path, kernel: str | None, device: str | None) -> None:
+@_options(_isolation)
+def replay_(file: Path, kernel: str | None, device: str | None, **options: Any) -> None:
     """Run the counterexample stored in FILE again: exit code 1 if it still fails, 0 if it passes now."""
     from assay.kernels import UsageError
     from assay.replay import replay
 
     try:
-        fails, told = replay(file, kernel, device)
+        fails, told = replay(file, kernel, device, _limits(options))
     except UsageError as error:
         raise _Usage(str(error)) from None
     click.echo("\n".join(told))
@@ -209,7 +261,7 @@ def replay_(file: Path, kernel: str | None, device: str | None) -> None:
 
 @main.command()
 @_kernels
-@_options
+@_options(_shared)
 def identify(kernels: tuple[str, ...], **options: Any) -> None:
     """Tell which conventions, form and precision a kernel follows."""
     from rich.table import Table
@@ -220,14 +272,14 @@ def identify(kernels: tuple[str, ...], **options: Any) -> None:
 
     if not kernels:
         raise _Usage("name a kernel: assay identify OPERATOR=MODULE:FUNCTION")
-    found, _, effort = _configured(kernels, options)
+    found, _, how = _configured(kernels, options)
     table = Table(box=None, pad_edge=False)
     for column in ("kernel", "dtype", "conventions", "form", "precision", "headroom"):
         table.add_column(column, overflow="fold")
     unknown = False
     for kernel in found:
         for dtype in _dtypes(kernel, options["dtypes"]):
-            answer = identified(kernel.operator, _subject(kernel, options["device"]), dtype, effort)
+            answer = identified(kernel.operator, kernel.subject(how.device, how.limits), dtype, how.effort)
             unknown = unknown or answer is None
             if answer is None:
                 cells = ["none of the published ones", "", "", ""]
@@ -255,8 +307,8 @@ def mutants(operator: str | None, dtypes: str | None, full: bool, jobs: int | No
     """
     from assay import mutants as kills, report
     from assay.kernels import UsageError
+    from assay.lines import one_line
     from assay.properties.drawing import DTYPES
-    from assay.runner import one_line
 
     if json_path is not None and not json_path.resolve().parent.is_dir():
         raise _Usage(f"there is no folder {json_path.resolve().parent} to write {json_path.name} into")
@@ -281,16 +333,18 @@ def mutants(operator: str | None, dtypes: str | None, full: bool, jobs: int | No
         sys.exit(1)
 
 
-def _configured(kernels: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Known], dict[str, str], Effort]:
-    """Kernels with the claims asked for, and how hard to look. Raises: _Usage in one line."""
+def _configured(kernels: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Known], dict[str, str], How]:
+    """Kernels with the claims asked for, and how they are judged. Raises: _Usage in one line."""
     from dataclasses import replace
 
+    from assay.jobs import How
     from assay.kernels import UsageError, chosen
     from assay.properties.judgement import QUICK, Effort
     from assay.reference.arithmetic.precision import PRECISIONS
 
+    limits = _limits(options)
     try:
-        found, left_out = chosen(kernels)
+        found, left_out = chosen(kernels, limits)
     except UsageError as error:
         raise _Usage(str(error)) from None
     if options["precision"] and options["precision"] not in PRECISIONS:
@@ -304,14 +358,11 @@ def _configured(kernels: tuple[str, ...], options: dict[str, Any]) -> tuple[list
             if value not in values:
                 there = "; ".join(f"{n}={'|'.join(v)}" for n, v in kernel.operator.conventions.items()) or "none"
                 raise _Usage(f"{kernel.operator.name} has no convention {name}={value}; it has {there}")
-    found = [
-        k.claiming(precision=options["precision"], form=options["form"], conventions=options["conventions"])
-        for k in found
-    ]
+    claimed = {name: options[name] for name in ("precision", "form", "conventions")}
     effort = replace(QUICK if options["quick"] or not kernels else Effort(), seed=options["seed"])
     if options["examples"]:
         effort = replace(effort, examples=options["examples"])
-    return found, left_out, effort
+    return [k.claiming(**claimed) for k in found], left_out, How(effort, options["device"], claimed, limits)
 
 
 def _dtypes(kernel: Known, asked: str | None) -> list[str]:
@@ -327,20 +378,15 @@ def _dtypes(kernel: Known, asked: str | None) -> list[str]:
     return [name for name in names if name in kernel.claims.dtypes or name == "float64"]
 
 
-def _subject(kernel: Known, device: str) -> Subject:
-    from assay.kernels import keywords
-    from assay.runner import TorchSubject
-
-    return TorchSubject(kernel.name, kernel.function, kernel.claims, keywords(kernel.operator), device=device)
-
-
-def _examined(found: list[Known], effort: Effort, options: dict[str, Any]) -> Iterator[tuple[Known, Examination]]:
-    """Judge each kernel in each dtype, showing progress."""
+def _judged(work: Work, how: How, jobs: int | None, already: int) -> Judged:
+    """Judge, showing progress."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    work = [(kernel, dtype) for kernel in found for dtype in _dtypes(kernel, options["dtypes"])]
-    jobs = min(options["jobs"] or os.cpu_count() or 1, len(work))
+    from assay.jobs import side_by_side
+    from assay.process import end_all
+
+    jobs = min(jobs or os.cpu_count() or 1, len(work))
     console = Console(stderr=True, highlight=False, emoji=False)
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -349,87 +395,30 @@ def _examined(found: list[Known], effort: Effort, options: dict[str, Any]) -> It
         TextColumn("{task.fields[told]}", markup=False),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        done = progress.add_task("kernels and dtypes", total=len(work), told="")
-        judge = _one_by_one if jobs <= 1 else _side_by_side
-        for (kernel, dtype), examination in zip(work, judge(work, effort, options, jobs, progress), strict=True):
-            progress.update(done, advance=1, told=f"{kernel.name} {dtype}: {examination.verdict}")
-            if not console.is_terminal and len(work) > 1:
-                console.print(f"{kernel.name} {dtype}: {examination.verdict}", markup=False)
-            yield kernel, examination
+    by_number = {number: (kernel, dtype) for number, kernel, dtype in work}
+    try:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            shown = progress.add_task("kernels and dtypes", completed=already, total=already + len(work), told="")
+            if jobs > 1:
+                end_all()  # those that described the kernels; each job has one of its own
+            for number, found in side_by_side(work, how, jobs) if jobs > 1 else _one_by_one(work, how, progress):
+                kernel, dtype = by_number[number]
+                progress.update(shown, advance=1, told=f"{kernel.name} {dtype}: {found.verdict}")
+                if not console.is_terminal and len(work) > 1:
+                    console.print(f"{kernel.name} {dtype}: {found.verdict}", markup=False)
+                yield number, found
+    finally:
+        end_all()
 
 
-def _one_by_one(
-    work: list[tuple[Known, str]], effort: Effort, options: dict[str, Any], jobs: int, progress: Progress
-) -> Iterator[Examination]:
-    for kernel, dtype in work:
+def _one_by_one(work: Work, how: How, progress: Progress) -> Judged:
+    from assay.jobs import judge
+
+    for number, kernel, dtype in work:
         task = progress.add_task(f"{kernel.name} {dtype}", total=None, told="")
 
         def show(cases: int, headroom: float, task: Any = task) -> None:
             progress.update(task, completed=cases, told=f"cases, headroom {headroom:.3g}")
 
-        yield _judged(kernel, dtype, effort, options["device"], show)
+        yield number, judge(kernel, dtype, how, show)
         progress.remove_task(task)
-
-
-def _side_by_side(
-    work: list[tuple[Known, str]], effort: Effort, options: dict[str, Any], jobs: int, progress: Progress
-) -> Iterator[Examination]:
-    """The same in fresh processes; results come in the order of the work."""
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import active_children, get_context
-
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=quiet)
-    claimed = {name: options[name] for name in ("precision", "form", "conventions")}
-    try:
-        common = (claimed, effort, options["device"])
-        pending = [pool.submit(_judged_there, kernel.spelling, dtype, *common) for kernel, dtype in work]
-        for future in pending:
-            yield future.result()
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in active_children():
-            child.terminate()
-        raise
-    pool.shutdown()
-
-
-def quiet() -> None:
-    """Ctrl-C is the business of the process that the user sees, and so are warnings."""
-    import signal
-    import warnings
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    warnings.simplefilter("ignore")
-
-
-def _judged_there(spelling: str, dtype: str, claimed: dict[str, Any], effort: Effort, device: str) -> Examination:
-    from assay.kernels import resolve
-
-    (kernel,) = resolve(spelling)
-    return _judged(kernel.claiming(**claimed), dtype, effort, device)
-
-
-def _judged(
-    kernel: Known, dtype: str, effort: Effort, device: str, show: Callable[[int, float], None] | None = None
-) -> Examination:
-    from dataclasses import replace
-
-    from assay.properties.judgement import examine
-    from assay.runner import one_line
-
-    if kernel.claims.interpreted and device == "cpu":  # a program costs the interpreter milliseconds
-        effort = replace(effort, examples=max(1, effort.examples * 5 // 8), shares=1)
-    try:
-        return examine(
-            kernel.operator,
-            _subject(kernel, device),
-            dtype,
-            conventions=dict(kernel.claims.conventions),
-            effort=effort,
-            progress=show,
-        )
-    except (ArithmeticError, TypeError, ValueError) as error:
-        raise _Usage(
-            f"the definition of {kernel.operator.name} cannot be evaluated: {type(error).__name__}: {one_line(error)}"
-        ) from error

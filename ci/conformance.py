@@ -30,19 +30,18 @@ class Conformance:
     @property
     def known(self) -> Known:
         """The kernel as the command line would know it."""
+        from assay.call import signature
         from assay.kernels import Known, importable
 
         title = getattr(self.kernel, "__name__", "kernel")
-        return Known(title, self.operator, self.kernel, self.claims, importable(self.kernel, self.operator))
+        place = importable(self.kernel, self.operator)
+        return Known(title, self.operator, self.claims, place, self.kernel, signature(self.kernel))
 
     def result(self, name: str, dtype: str) -> Any:
-        from assay.kernels import keywords
         from assay.properties.judgement import Effort, examine
-        from assay.runner import TorchSubject
 
         if dtype not in self.found:
-            title = getattr(self.kernel, "__name__", "kernel")
-            subject = TorchSubject(title, self.kernel, self.claims, keywords(self.operator))
+            subject = self.known.subject()
             conventions = dict(self.claims.conventions)
             effort = Effort(examples=self.examples, shrink_seconds=3)
             self.found[dtype] = examine(self.operator, subject, dtype, conventions=conventions, effort=effort)
@@ -95,6 +94,7 @@ def conformance(
         precision=precision or (own.precision if own else None),
         conventions=dict(conventions or (own.conventions if own else {})),
         backward=own.backward if own else "autograd",
+        under=own.under if own else (),
     )
     subject = Conformance(contract, kernel, claims, examples)
     names = [c.name for c in checks(contract)]

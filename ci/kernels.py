@@ -10,17 +10,23 @@ import importlib
 import importlib.util
 import os
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from assay.impl.kernel import Claims, claims_of
+from assay.call import Signature, signature
+from assay.impl.kernel import Claims
+from assay.loading import UsageError as UsageError, decorated, files, load as load, loaded_as, look
 from assay.properties import OPERATORS
 from assay.properties.contract import Operator
+
+
+if TYPE_CHECKING:
+    from assay.process import Limits
+    from assay.properties.trial import Subject
 
 
 MODULES = (
@@ -45,12 +51,6 @@ MODULES = (
 )
 """Where the kernels known to assay are. Adding one is a line here."""
 
-ROOMS = ("impl", "reference", "properties", "ci")
-
-
-class UsageError(Exception):
-    """What the user asked for cannot be done as written: one line that says what to do."""
-
 
 @dataclass(frozen=True)
 class Known:
@@ -58,10 +58,16 @@ class Known:
 
     name: str
     operator: Operator
-    function: Callable[..., Any]
     claims: Claims
     place: str
     """MODULE:FUNCTION."""
+    function: Callable[..., Any] | None
+    """None: it is a user's, and has not been imported here."""
+    signature: Signature
+    own: bool = True
+    """The claims are those that it makes itself, of this operator."""
+    files: tuple[str, ...] = ()
+    """The file of a user's module, and those of its neighbours."""
 
     @property
     def spelling(self) -> str:
@@ -79,6 +85,20 @@ class Known:
     def versions(self) -> dict[str, str]:
         """The versions of the packages that it needs."""
         return {package: metadata.version(package) for package in self.claims.requires}
+
+    def subject(self, device: str = "cpu", limits: Limits | None = None) -> Subject:
+        """The kernel as the judge sees it: called in a process of its own, within limits, or in this one."""
+        if limits is None:
+            from assay.runner import TorchSubject
+
+            assert self.function is not None
+            return TorchSubject(self.name, self.function, self.claims, keywords(self.operator), device=device)
+        from assay.remote import WorkerSubject
+
+        known = keywords(self.operator)
+        return WorkerSubject(
+            self.name, self.place, self.claims, self.signature, known, limits, device=device, own=self.own
+        )
 
 
 def known_kernels() -> tuple[list[Known], dict[str, str]]:
@@ -128,14 +148,13 @@ def kernels_in(
     `offered`: only those whose operator is among `operators`; otherwise one of an unknown operator is an error.
     """
     out = []
-    for name, value in vars(module).items():
-        claims = claims_of(value)
-        if claims is None or getattr(value, "__module__", None) != module.__name__:
+    for found in decorated(module):
+        assert found.claims is not None
+        if offered and found.claims.operator not in operators:
             continue
-        if offered and claims.operator not in operators:
-            continue
-        operator = operator_named(claims.operator, operators)
-        out.append(Known(f"{prefix}:{name}", operator, value, claims, f"{place}:{name}"))
+        operator = operator_named(found.claims.operator, operators)
+        name, takes = f"{prefix}:{found.name}", signature(found.function)
+        out.append(Known(name, operator, found.claims, f"{place}:{found.name}", found.function, takes))
     return out
 
 
@@ -148,8 +167,9 @@ def operator_named(name: str, operators: Mapping[str, Operator] = {}) -> Operato
     return operator
 
 
-def resolve(spelling: str) -> list[Known]:
-    """The kernels that a spelling means.
+def resolve(spelling: str, limits: Limits | None = None) -> list[Known]:
+    """The kernels that a spelling means. With limits, a user's module is imported in a process of its own; here, only
+    if it defines operators.
 
     Raises: UsageError, in one line, for anything that cannot be found or imported.
     """
@@ -163,25 +183,44 @@ def resolve(spelling: str) -> list[Known]:
         raise UsageError(f"{operator_name!r} is not the name of an operator: write OPERATOR=MODULE:FUNCTION")
     if not module_name:
         raise UsageError(f"{spelling!r} names no module: write OPERATOR=MODULE:FUNCTION")
-    module = load(module_name)
-    operators = {v.name: v for v in vars(module).values() if isinstance(v, Operator)}
-    if not function_name:
-        found = kernels_in(module, operators, module_name, prefix=module_name)
-        if not found:
-            raise UsageError(f"{module_name} has no function decorated with @assay.kernel")
-        return found
-    if not hasattr(module, function_name):
-        raise UsageError(f"{module_name} has no function {function_name!r}")
-    function = getattr(module, function_name)
-    if not callable(function):
-        raise UsageError(f"{function_name!r} in {module_name} is not a function")
-    claims = claims_of(function)
-    if not operator_name and claims is None:
-        raise UsageError(f"{place} claims no operator: write OPERATOR={place}")
-    operator = operator_named(operator_name or claims.operator, operators)  # type: ignore[union-attr]
-    if claims is None or claims.operator != operator.name:
-        claims = Claims(operator.name)
-    return [Known(place, operator, function, claims, place)]
+    if limits is None or module_name.startswith("assay."):
+        here = look(module_name, function_name)
+        found: list[_Found] = [(f.name, f.claims, signature(f.function), f.function) for f in here]
+        operators, users = _operators(loaded_as(module_name)), tuple(files(module_name))
+    else:
+        from assay.remote import describe
+
+        told = describe(module_name, function_name, limits)
+        found = [(k.name, k.claims, k.signature, None) for k in told.kernels]
+        operators, users = _operators(load(module_name) if told.operators else None), told.files
+    out = []
+    for name, claims, takes, function in found:
+        if not operator_name and claims is None:
+            raise UsageError(f"{place} claims no operator: write OPERATOR={place}")
+        operator = operator_named(operator_name or claims.operator, operators)  # type: ignore[union-attr]
+        own = claims is not None and claims.operator == operator.name
+        spelled = f"{module_name}:{name}"
+        out.append(
+            Known(
+                name=spelled,
+                operator=operator,
+                claims=claims if own and claims is not None else Claims(operator.name),
+                place=spelled,
+                function=function,
+                signature=takes,
+                own=own,
+                files=users,
+            )
+        )
+    return out
+
+
+_Found = tuple[str, Claims | None, Signature, Callable[..., Any] | None]
+
+
+def _operators(module: ModuleType | None) -> dict[str, Operator]:
+    """The operators that a user's module defines."""
+    return {v.name: v for v in (vars(module) if module else {}).values() if isinstance(v, Operator)}
 
 
 def importable(function: Callable[..., Any], operator: Operator) -> str:
@@ -204,48 +243,6 @@ def _module_of(function: Callable[..., Any]) -> str:
     return name if name in sys.modules else ""
 
 
-def load(module_name: str) -> ModuleType:
-    """Import a user's module, by dotted name or by path. What it raises becomes one line."""
-    path = Path(module_name)
-    if module_name.endswith(".py") or os.sep in module_name:
-        if not path.is_file():
-            raise UsageError(f"there is no file {module_name}")
-        name = f"assay_user_{path.stem}" if not path.stem.isidentifier() else path.stem
-        known = sys.modules.get(name)
-        if known is not None and getattr(known, "__file__", None) != str(path.resolve()):
-            name = f"assay_user_{path.stem}"  # a file called json.py must not become json
-        spec = importlib.util.spec_from_file_location(name, path.resolve())
-        if spec is None or spec.loader is None:
-            raise UsageError(f"{module_name} cannot be read as a Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        folder = str(path.resolve().parent)
-        if folder not in sys.path:
-            sys.path.append(folder)  # so that the file can import its neighbours
-        return _imported(module_name, lambda: (spec.loader.exec_module(module), module)[1])  # type: ignore[union-attr]
-    if module_name.partition(".")[0] in ROOMS:
-        raise UsageError(f"{module_name} is a folder of assay's sources: write assay.{module_name}")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    return _imported(module_name, lambda: importlib.import_module(module_name))
-
-
-def _imported(name: str, run: Callable[[], ModuleType]) -> ModuleType:
-    try:
-        return run()
-    except KeyboardInterrupt:
-        raise
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if missing and (name == missing or name.startswith(missing + ".")):
-            raise UsageError(f"there is no module {name}") from None
-        raise UsageError(f"{name} needs {missing or 'a module'}, which is not installed") from None
-    except BaseException as error:
-        line = next((f.lineno for f in reversed(traceback.extract_tb(error.__traceback__))), None)
-        text = " ".join(str(error).split())[:300]
-        raise UsageError(f"{name} cannot be imported: {type(error).__name__}: {text} (line {line})") from None
-
-
 def keywords(operator: Operator) -> frozenset[str]:
     """Everything that a kernel of this operator receives by keyword."""
     import inspect
@@ -254,8 +251,11 @@ def keywords(operator: Operator) -> frozenset[str]:
     return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
-def chosen(spellings: Sequence[str]) -> tuple[list[Known], dict[str, str]]:
-    """The kernels named, or, if none is, all that are known here. An operator alone names all known kernels of it."""
+def chosen(spellings: Sequence[str], limits: Limits | None = None) -> tuple[list[Known], dict[str, str]]:
+    """The kernels named, or, if none is, all that are known here. An operator alone names all known kernels of it.
+
+    `limits`: as for `resolve`.
+    """
     if not spellings:
         return known_kernels()
     found: list[Known] = []
@@ -266,5 +266,5 @@ def chosen(spellings: Sequence[str]) -> tuple[list[Known], dict[str, str]]:
             found += [k for k in known if k.operator.name == spelling]
             left_out |= left
         else:
-            found += resolve(spelling)
+            found += resolve(spelling, limits)
     return found, left_out

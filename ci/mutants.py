@@ -141,7 +141,7 @@ def _side_by_side(tasks: Sequence[Task], jobs: int, progress: Any) -> Iterator[J
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import active_children, get_context
 
-    from assay.cli import quiet
+    from assay.jobs import quiet
 
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=quiet)
     try:

@@ -56,6 +56,7 @@ class Asked(pytest.Module):
         for number, kernel in enumerate(kernels):
             name = "".join(c if c.isalnum() else "_" for c in kernel.name)
             claims = kernel.claims
+            assert kernel.function is not None
             test = conformance(
                 kernel.operator,
                 kernel.function,

@@ -70,8 +70,11 @@ def print_failures(console: Console, judged: Sequence[Judged]) -> None:
         console.print(Text(f"  {first.property}: {first.message}"), soft_wrap=True)
         if first.counterexample:
             console.print(Text(f"    in {first.counterexample}"), soft_wrap=True)
-        if others:
-            console.print(Text(f"  also: {', '.join(r.property for r in others)}"), soft_wrap=True)
+        alike = [r for r in others if r.message == first.message]
+        also = [r.property for r in others if r not in alike]
+        also += [f"the same in {len(alike)} more"] if alike else []
+        if also:
+            console.print(Text(f"  also: {', '.join(also)}"), soft_wrap=True)
         if first.stored:
             console.print(Text(f"  replay: {command(first)}"), soft_wrap=True)
 

@@ -1,26 +1,87 @@
-"""Running a kernel in this process: NumPy arrays in, torch tensors for the kernel, NumPy arrays out."""
+"""Asking a kernel: NumPy arrays are laid into memory, the kernel is called on them, and NumPy arrays come back.
+
+`TorchSubject` calls it in this process; `assay.remote` has the one that calls it in another.
+"""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
+from assay import buffers
+from assay.buffers import Arena, Layout, Values
+from assay.call import Passed, Question, Reply, ask, signature
 from assay.impl.kernel import Claims
-from assay.properties.drawing import DTYPES, Values
+from assay.modes import GUARDS, MODES
 from assay.properties.trial import Answer, KernelError, NotCovered
 from assay.reference.arithmetic.oracle import Arguments
 
 
-TORCH = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_BITS = {2: (np.int16, torch.int16), 1: (np.int8, torch.int8)}
+@dataclass(frozen=True)
+class Laid:
+    """A question whose arrays lie in an arena."""
+
+    question: Question
+    arrays: dict[str, tuple[Values, Layout, Values]]
+    """By name: an array, how it lies, and the memory that it lies in."""
+
+
+def lay(
+    arguments: Arguments,
+    positional: Sequence[str],
+    named: Sequence[str],
+    cotangents: Sequence[Values] | None,
+    by: Sequence[str],
+    mode: str,
+    arena: Arena,
+) -> Laid:
+    """Lay the arrays of a call into memory, with guards around each."""
+    asked = {n: arguments[n] for n in (*positional, *named)}
+    arrays = {n: v for n, v in asked.items() if isinstance(v, np.ndarray)}
+    arrays |= {f"cotangent {i}": c for i, c in enumerate(cotangents or ())}
+    layouts = {n: buffers.layout(v) for n, v in arrays.items()}
+    starts, end = arena.places(list(layouts.values()))
+    passed = {n: Passed(layout, start) for (n, layout), start in zip(layouts.items(), starts, strict=True)}
+    laid = {n: (v, layouts[n], arena.region(passed[n].at, layouts[n])) for n, v in arrays.items()}
+    for values, where, region in laid.values():
+        buffers.write(values, where, region, other=mode == GUARDS)
+    question = Question(
+        positional={n: passed.get(n, asked[n]) for n in positional},
+        named={n: passed.get(n, asked[n]) for n in named},
+        cotangents=None if cotangents is None else [passed[f"cotangent {i}"] for i in range(len(cotangents))],
+        by=tuple(by),
+        room=(end, end + arena.room),
+        mode=mode,
+    )
+    return Laid(question, laid)
+
+
+def answer(reply: Reply, laid: Laid, arena: Arena) -> Answer:
+    """What a kernel returned, and what it did to the memory of its arguments. Raises: NotCovered, KernelError."""
+    if reply.refused is not None:
+        raise NotCovered(reply.refused)
+    if reply.raised is not None:
+        raise KernelError(reply.raised)
+
+    def found(passed: Passed) -> Values:
+        return buffers.read(passed.where, arena.region(passed.at, passed.where))
+
+    return Answer(
+        outputs=tuple(map(found, reply.outputs)),
+        gradients={n: found(g) for n, g in reply.gradients.items()},
+        touched=tuple(n for n, of in laid.arrays.items() if buffers.touched(*of)),
+        trespassed=()
+        if laid.question.mode == GUARDS
+        else tuple(n for n, (_, where, region) in laid.arrays.items() if buffers.trespassed(where, region)),
+        aliased=tuple(reply.aliased),
+    )
 
 
 class TorchSubject:
-    """A Python function on torch tensors, as the judge sees it."""
+    """A Python function on torch tensors, called in this process."""
 
     def __init__(
         self, name: str, function: Callable[..., Any], claims: Claims, known: frozenset[str], *, device: str = "cpu"
@@ -31,10 +92,7 @@ class TorchSubject:
         self.device = device
         self._known = known
         """The keywords of the operator; a kernel need not have all of them."""
-        parameters = inspect.signature(function).parameters.values()
-        self._open = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        self._positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        self._keywords = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+        self._signature = signature(function)
 
     @property
     def form(self) -> str | None:
@@ -45,96 +103,30 @@ class TorchSubject:
         return self.claims.precision
 
     @property
+    def under(self) -> tuple[str, ...]:
+        return self.claims.under
+
+    @property
     def differentiable(self) -> bool:
         return self.claims.backward != "none"
 
     def supports(self, keyword: str) -> bool:
-        return self._open or keyword in self._keywords
+        return self._signature.supports(keyword)
 
-    def __call__(self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str]) -> Answer:
-        passed = {n: _tensor(v, self.device) if isinstance(v, np.ndarray) else v for n, v in arguments.items()}
-        before = {n: t.clone() for n, t in passed.items() if isinstance(t, torch.Tensor)}
+    def __call__(
+        self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str], mode: str = ""
+    ) -> Answer:
+        if mode not in MODES:
+            raise ValueError(f"there is no mode {mode!r}")
+        # The inputs, in the operator's order; a kernel may give them names of its own.
+        positional = [n for n in arguments if n not in self._known]
+        named = [n for n in arguments if n in self._known and self.supports(n)]
+        arena = buffers.own()
+        laid = lay(arguments, positional, named, cotangents, by, mode, arena)
+        reply, error = ask(self.function, self.claims.backward, laid.question, arena, self.device)
+        if isinstance(error, KeyboardInterrupt):
+            raise error
         try:
-            with torch.set_grad_enabled(cotangents is not None):
-                outputs, gradients = self._run(passed, cotangents, by)
-        except NotImplementedError as refusal:
-            raise NotCovered(one_line(refusal) or "not implemented") from None
-        except Exception as error:
-            raise KernelError(f"{type(error).__name__}: {one_line(error)}") from error
-        touched = tuple(n for n, t in before.items() if not _same_bits(passed[n].detach(), t.detach()))
-        return Answer(tuple(map(_array, outputs)), {n: _array(g) for n, g in gradients.items()}, touched)
-
-    def _run(
-        self, passed: dict[str, Any], cotangents: Sequence[Values] | None, by: Sequence[str]
-    ) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
-        if cotangents is None:
-            return _outputs(self._call(passed)), {}
-        for name in by:
-            passed[name].requires_grad_()
-        backward = self.claims.backward
-        if callable(backward):
-            outputs = _outputs(self._call(passed))
-            given = [_tensor(c, self.device) for c in cotangents]
-            found = _outputs(backward(*given, *self._positionals(passed), **self._named(passed)))
-            return outputs, dict(zip(by, found, strict=True))
-        outputs = _outputs(self._call(passed))
-        found = torch.autograd.grad(
-            outputs, [passed[n] for n in by], [_tensor(c, self.device) for c in cotangents], allow_unused=True
-        )
-        return outputs, {n: g for n, g in zip(by, found, strict=True) if g is not None}
-
-    def _call(self, passed: dict[str, Any]) -> Any:
-        return self.function(*self._positionals(passed), **self._named(passed))
-
-    def _positionals(self, passed: dict[str, Any]) -> list[Any]:
-        """The inputs, in the operator's order; a kernel may give them names of its own."""
-        return [v for n, v in passed.items() if n not in self._known]
-
-    def _named(self, passed: dict[str, Any]) -> dict[str, Any]:
-        return {n: v for n, v in passed.items() if n in self._known and self.supports(n)}
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an exception, however hostile, on one line of bounded length."""
-    try:
-        text = " ".join(str(error).split())
-    except Exception:
-        text = "(its message cannot be printed)"
-    return text if len(text) <= 300 else text[:297] + "..."
-
-
-def _outputs(returned: Any) -> tuple[torch.Tensor, ...]:
-    outputs = returned if isinstance(returned, tuple | list) else (returned,)
-    return tuple(o if isinstance(o, torch.Tensor) else torch.utils.dlpack.from_dlpack(o) for o in outputs)
-
-
-def _tensor(values: Values, device: str) -> torch.Tensor:
-    """A fresh tensor with the array's strides and its offset into its buffer, on memory of its own."""
-    width = values.dtype.itemsize
-    plain = values.dtype in (np.float64, np.float32, np.float16) or values.dtype.kind in "iub"
-    source = values if plain else values.view(_BITS[width][0])
-    span = 1 + sum((n - 1) * abs(s) for n, s in zip(source.shape, source.strides, strict=True)) // width
-    base = values.base if isinstance(values.base, np.ndarray) else values
-    before = (values.__array_interface__["data"][0] - base.__array_interface__["data"][0]) // width
-    buffer = np.zeros(before + span if source.size else 0, dtype=source.dtype)[before:]
-    copy = np.lib.stride_tricks.as_strided(buffer, source.shape, source.strides) if source.size else source.copy()
-    copy[...] = source
-    tensor = torch.from_numpy(copy)
-    if not plain:
-        tensor = tensor.view(TORCH[str(values.dtype)])
-    return tensor.to(device)
-
-
-def _array(tensor: torch.Tensor) -> Values:
-    tensor = tensor.detach().cpu()
-    for name, dtype in TORCH.items():
-        if tensor.dtype == dtype and name == "bfloat16":
-            return tensor.contiguous().view(torch.int16).numpy().view(DTYPES[name])
-    return tensor.numpy()
-
-
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    if a.dtype.is_floating_point:
-        width = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[a.element_size()]
-        a, b = a.contiguous().view(width), b.contiguous().view(width)
-    return torch.equal(a, b)
+            return answer(reply, laid, arena)
+        except (NotCovered, KernelError) as told:
+            raise told from error

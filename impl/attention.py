@@ -13,13 +13,14 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from assay.impl.inputs import floating
 from assay.impl.kernel import kernel
 
 
 EVERY = ("float64", "float32", "bfloat16", "float16")
 
 
-@kernel("softmax_attention", dtypes=EVERY)
+@kernel("softmax_attention", dtypes=EVERY, under=("vmap",))
 def softmax_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -33,10 +34,11 @@ def softmax_attention(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """out[b, h, t, e], and lse[b, h, t] if `return_lse`, of q[b, h, t, d], k[b, g, s, d], v[b, g, s, e].
 
-    Raises: ValueError for an unknown alignment, or a number of key heads that does not divide that of query heads.
+    Raises: ValueError for an unknown alignment, or shapes that do not fit each other; TypeError for an integer dtype.
     """
+    _fit(q, k, v)
     seen = _seen(q, k, mask, causal, alignment)
-    if return_lse or not k.shape[-2]:
+    if return_lse or not k.shape[-2] or not q.shape[1]:
         return _plain(q, k, v, mask, seen, scale, return_lse)
     group = _group(q, k)
     if seen is None:
@@ -54,7 +56,7 @@ def softmax_attention(
     return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
 
 
-@kernel("softmax_attention", form="shifted", dtypes=EVERY)
+@kernel("softmax_attention", form="shifted", dtypes=EVERY, under=("vmap",))
 def softmax_attention_plain(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -70,6 +72,7 @@ def softmax_attention_plain(
 
     Error: within the bound of the form `shifted`. Raises: as `softmax_attention`.
     """
+    _fit(q, k, v)
     return _plain(q, k, v, mask, _seen(q, k, mask, causal, alignment), scale, return_lse)
 
 
@@ -119,12 +122,21 @@ def _without_unseen(
     return q.masked_fill(~seen.any(dim=-1, keepdim=True), 0), k.masked_fill(unseen, 0), v.masked_fill(unseen, 0)
 
 
-def _group(q: torch.Tensor, k: torch.Tensor) -> int:
-    """How many query heads share a key head."""
-    h, g = q.shape[1], k.shape[1]
+def _fit(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    """torch's kernels answer some shapes that mean nothing."""
+    floating(q=q, k=k, v=v)
+    if not q.ndim == k.ndim == v.ndim == 4:
+        raise ValueError("q, k and v must have the axes [b, h, t, d], [b, g, s, d] and [b, g, s, e]")
+    (b, h, _, d), g = q.shape, k.shape[1]
+    if (k.shape[0], k.shape[3]) != (b, d) or v.shape[:3] != k.shape[:3]:
+        raise ValueError(f"q{list(q.shape)}, k{list(k.shape)} and v{list(v.shape)} do not fit each other")
     if not g or h % g:
         raise ValueError(f"{g} key heads do not divide {h} query heads")
-    return h // g
+
+
+def _group(q: torch.Tensor, k: torch.Tensor) -> int:
+    """How many query heads share a key head."""
+    return q.shape[1] // k.shape[1]
 
 
 def _seen(

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 Function = TypeVar("Function", bound=Callable[..., object])
 Backward = Literal["autograd", "none"]
 
+UNDER = ("compile", "vmap", "autocast")
 FLOATING = ("float32", "bfloat16", "float16")
 
 
@@ -33,6 +34,8 @@ class Claims:
     """The distributions that it needs beside torch, as pip names them."""
     interpreted: bool = False
     """It is a Triton kernel: without a GPU it runs in the interpreter, slowly."""
+    under: tuple[str, ...] = ()
+    """What it keeps its bounds under: "compile" (torch.compile), "vmap" (torch.func.vmap), "autocast"."""
 
 
 def kernel(
@@ -45,6 +48,7 @@ def kernel(
     backward: Backward | Callable[..., object] = "autograd",
     requires: tuple[str, ...] = (),
     interpreted: bool = False,
+    under: tuple[str, ...] = (),
 ) -> Callable[[Function], Function]:
     """Attach claims to a function. The function itself is returned, unchanged and callable as before.
 
@@ -52,7 +56,12 @@ def kernel(
     ... def mine(x, position, *, base=10000.0): ...
     >>> claims_of(mine).conventions
     {'layout': 'half'}
+
+    Raises: ValueError for something in `under` that is not known.
     """
+    for name in under:
+        if name not in UNDER:
+            raise ValueError(f"a kernel cannot be judged under {name!r}; there are {', '.join(UNDER)}")
     claims = Claims(
         operator=operator,
         form=form,
@@ -62,6 +71,7 @@ def kernel(
         backward=backward,
         requires=tuple(requires),
         interpreted=interpreted,
+        under=tuple(under),
     )
 
     def attach(function: Function) -> Function:

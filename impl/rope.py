@@ -16,6 +16,7 @@ from functools import lru_cache
 
 import torch
 
+from assay.impl.inputs import floating
 from assay.impl.kernel import kernel
 from assay.impl.phase import turns, turns_of
 
@@ -24,7 +25,7 @@ EVERY = ("float64", "float32", "bfloat16", "float16")
 LONGEST_TABLE = 1 << 17
 
 
-@kernel("rope", form="reduced")
+@kernel("rope", form="reduced", under=("vmap",))
 def rope(
     x: torch.Tensor,
     position: torch.Tensor,
@@ -41,8 +42,8 @@ def rope(
     Computes in float32 whatever the dtype of x, and rounds once at the end.
 
     Error: within the bound of the form `reduced` in float32, at every position up to 2**31.
-    Raises: ValueError for an odd rotary_dim, an unknown layout, or sections that do not add up; NotImplementedError for
-    a dtype other than float32, bfloat16 and float16.
+    Raises: ValueError for an odd rotary_dim, an unknown layout, or sections or frequencies that do not fit it;
+    NotImplementedError for a dtype other than float32, bfloat16 and float16.
     """
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise NotImplementedError(f"x must be float32, bfloat16 or float16, not {x.dtype}")
@@ -55,7 +56,7 @@ def rope(
     return _rotate(x, attention_factor * angle.cos(), attention_factor * angle.sin(), layout)
 
 
-@kernel("rope", form="table", dtypes=EVERY)
+@kernel("rope", form="table", dtypes=EVERY, under=("vmap",))
 def rope_table(
     x: torch.Tensor,
     position: torch.Tensor,
@@ -69,8 +70,10 @@ def rope_table(
     """The same from a table of cosines and sines, computed in double, kept in float32 and extended as needed.
 
     Error: within the bound of the form `table`.
-    Raises: as `rope`; NotImplementedError for positions that are negative or beyond 131,071.
+    Raises: as `rope`; TypeError for an integer dtype of x; NotImplementedError for positions that are negative or
+    beyond 131,071.
     """
+    floating(x=x)
     r = _rotated(x.shape[-1], rotary_dim, layout)
     if position.numel() and not 0 <= int(position.min()) <= int(position.max()) < LONGEST_TABLE:
         raise NotImplementedError(f"the table holds positions from 0 to {LONGEST_TABLE - 1}")

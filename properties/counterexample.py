@@ -78,14 +78,14 @@ def described(counterexample: Counterexample) -> tuple[dict[str, Any], dict[str,
     """A JSON object, and the arrays that it speaks of, by argument."""
     c = counterexample
     question, arrays = _question(c)
-    found = {"verdict": c.verdict, "message": c.message, "miss": None if c.miss is None else _json(asdict(c.miss))}
+    found = {"verdict": c.verdict, "message": c.message, "miss": None if c.miss is None else jsonable(asdict(c.miss))}
     content = {
         "format": FORMAT,
         "version": VERSION,
         "digest": digest(c),
         **question,
         "found": found,
-        "diagnosis": [_json(asdict(f)) for f in c.diagnosis],
+        "diagnosis": [jsonable(asdict(f)) for f in c.diagnosis],
         "versions": dict(c.versions),
     }
     return content, arrays
@@ -114,7 +114,7 @@ def _argument(value: Any, memory: str | None) -> Any:
         if str(value.dtype) not in STORED:
             raise TypeError(f"an array of {value.dtype} cannot be stored")
         return {"array": str(value.dtype), "shape": list(value.shape), "memory": memory}
-    return _json(value)
+    return jsonable(value)
 
 
 def _bits(values: Values) -> Values:
@@ -122,16 +122,16 @@ def _bits(values: Values) -> Values:
     return np.ascontiguousarray(values).reshape(values.shape).view(STORED[str(values.dtype)][1])
 
 
-def _json(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """JSON has neither infinities nor NaN, and no tuples."""
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     if isinstance(value, Mapping):
-        return {str(key): _json(v) for key, v in value.items()}
+        return {str(key): jsonable(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_json(v) for v in value]
+        return [jsonable(v) for v in value]
     if isinstance(value, np.generic):
-        return _json(value.item())
+        return jsonable(value.item())
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"an argument of type {type(value).__name__} cannot be stored")
@@ -144,30 +144,30 @@ def restored(content: Any, arrays: Mapping[str, Any]) -> Counterexample:
     """The counterexample that was described. Raises: Unreadable, in one line."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise Unreadable("it is not a counterexample of assay")
-    version = _get(content, "version", int)
+    version = get(content, "version", int)
     if version > VERSION:
         raise Unreadable(f"a newer assay wrote it: its version is {version}, and this assay reads up to {VERSION}")
     if version < 1:
         raise Unreadable(f"there is no version {version}")
-    claims = _get(content, "claims", dict)
-    found = _get(content, "found", dict)
+    claims = get(content, "claims", dict)
+    found = get(content, "found", dict)
     out = Counterexample(
-        operator=_get(content, "operator", str),
-        kernel=_get(content, "kernel", str),
-        folder=_get(content, "folder", str, optional=True),
-        property=_get(content, "property", str),
+        operator=get(content, "operator", str),
+        kernel=get(content, "kernel", str),
+        folder=get(content, "folder", str, optional=True),
+        property=get(content, "property", str),
         case=_case(content, arrays),
-        form=_get(claims, "form", str, optional=True),
-        precision=_get(claims, "precision", str, optional=True),
-        conventions=_texts(claims, "conventions"),
-        device=_get(content, "device", str),
-        verdict=_get(found, "verdict", str),
-        message=_get(found, "message", str),
-        miss=_miss(_get(found, "miss", dict, optional=True)),
-        diagnosis=tuple(map(_finding, _get(content, "diagnosis", list))),
-        versions=_texts(content, "versions"),
+        form=get(claims, "form", str, optional=True),
+        precision=get(claims, "precision", str, optional=True),
+        conventions=texts(claims, "conventions"),
+        device=get(content, "device", str),
+        verdict=get(found, "verdict", str),
+        message=get(found, "message", str),
+        miss=_miss(get(found, "miss", dict, optional=True)),
+        diagnosis=tuple(map(finding, get(content, "diagnosis", list))),
+        versions=texts(content, "versions"),
     )
-    if digest(out) != _get(content, "digest", str):
+    if digest(out) != get(content, "digest", str):
         raise Unreadable("its digest does not fit its content: the file or its arrays were changed")
     return out
 
@@ -175,7 +175,7 @@ def restored(content: Any, arrays: Mapping[str, Any]) -> Counterexample:
 _KINDS: dict[type, str] = {str: "a text", int: "an integer", float: "a number", dict: "an object", list: "a list"}
 
 
-def _get(content: Mapping[str, Any], key: str, kind: type[T], *, optional: bool = False) -> Any:
+def get(content: Mapping[str, Any], key: str, kind: type[T], *, optional: bool = False) -> Any:
     """A value of the demanded kind; a number may be written as an integer."""
     if key not in content:
         raise Unreadable(f"{key!r} is missing")
@@ -193,50 +193,50 @@ def _number(value: Any) -> Any:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _texts(content: Mapping[str, Any], key: str) -> dict[str, str]:
-    table = _get(content, key, dict)
-    return {name: _get(table, name, str) for name in table}
+def texts(content: Mapping[str, Any], key: str) -> dict[str, str]:
+    table = get(content, key, dict)
+    return {name: get(table, name, str) for name in table}
 
 
 def _miss(content: Mapping[str, Any] | None) -> Miss | None:
     if content is None:
         return None
-    index = _get(content, "index", list)
+    index = get(content, "index", list)
     if not all(type(i) is int for i in index):
         raise Unreadable("'index' must be a list of integers")
     return Miss(
-        what=_get(content, "what", str),
+        what=get(content, "what", str),
         index=tuple(index),
-        exact=_get(content, "exact", float),
-        got=_get(content, "got", float),
-        bound=_get(content, "bound", float),
-        wrong=_get(content, "wrong", int),
-        size=_get(content, "size", int),
+        exact=get(content, "exact", float),
+        got=get(content, "got", float),
+        bound=get(content, "bound", float),
+        wrong=get(content, "wrong", int),
+        size=get(content, "size", int),
     )
 
 
-def _finding(content: Any) -> Finding:
+def finding(content: Any) -> Finding:
     """Fields that this assay does not know are dropped: a finding is told, never computed with."""
     if not isinstance(content, dict):
         raise Unreadable("'diagnosis' must be a list of objects")
     for key in ("kind", "name", "text"):
-        _get(content, key, str)
+        get(content, key, str)
     known = {f.name for f in fields(Finding)} & set(content)
     return Finding(**{key: _value(content[key], key) for key in known})
 
 
 def _case(content: Mapping[str, Any], arrays: Mapping[str, Any]) -> Case:
-    dtype = _get(content, "dtype", str)
+    dtype = get(content, "dtype", str)
     if dtype not in DTYPES:
         raise Unreadable(f"there is no dtype {dtype!r}")
-    seed = _get(content, "seed", int)
+    seed = get(content, "seed", int)
     if seed < 0:
         raise Unreadable(f"'seed' must not be negative, as {seed} is")
     memory: dict[str, str] = {}
     arguments: dict[str, Any] = {}
-    for name, value in _get(content, "arguments", dict).items():
+    for name, value in get(content, "arguments", dict).items():
         if isinstance(value, dict) and "array" in value:
-            lies = _get(value, "memory", str, optional=True)
+            lies = get(value, "memory", str, optional=True)
             if lies not in (None, *MEMORY):
                 raise Unreadable(f"{name!r} lies in memory as {lies!r}, which is unknown")
             if lies is not None:
@@ -245,11 +245,11 @@ def _case(content: Mapping[str, Any], arrays: Mapping[str, Any]) -> Case:
             arguments[name].flags.writeable = False
         else:
             arguments[name] = _value(value, name)
-    return Case(dtype, arguments, _get(content, "regime", str), seed, memory)
+    return Case(dtype, arguments, get(content, "regime", str), seed, memory)
 
 
 def _array(name: str, told: Mapping[str, Any], arrays: Mapping[str, Any]) -> Values:
-    dtype = _get(told, "array", str)
+    dtype = get(told, "array", str)
     if dtype not in STORED:
         raise Unreadable(f"{name!r} has the unknown dtype {dtype!r}")
     if name not in arrays:
@@ -258,7 +258,7 @@ def _array(name: str, told: Mapping[str, Any], arrays: Mapping[str, Any]) -> Val
     true, stored = STORED[dtype]
     if not isinstance(values, np.ndarray) or values.dtype != stored:
         raise Unreadable(f"the array {name!r} must be stored as {stored}, not {getattr(values, 'dtype', 'bytes')}")
-    if list(values.shape) != _get(told, "shape", list):
+    if list(values.shape) != get(told, "shape", list):
         raise Unreadable(f"the array {name!r} has shape {list(values.shape)} instead of {told['shape']}")
     return values.view(true)
 

@@ -240,7 +240,9 @@ class Emulated:
             return Rounded(precision, order=self.order)
         return Faulty(precision, self.fault, sites, self.order)
 
-    def __call__(self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str]) -> Answer:
+    def __call__(
+        self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str], mode: str = ""
+    ) -> Answer:
         arrays = [v for v in (*arguments.values(), *(cotangents or ())) if isinstance(v, np.ndarray)]
         if any(a.flags.writeable for a in arrays):
             return self._answer(arguments, cotangents, by)
@@ -331,7 +333,9 @@ class Wrong:
     def arguments(self, arguments: Arguments) -> Arguments:
         return arguments if self.read is None else self.read(dict(arguments))
 
-    def __call__(self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str]) -> Answer:
+    def __call__(
+        self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str], mode: str = ""
+    ) -> Answer:
         self.memory.calls += 1
         if cotangents is not None and self.pull is not None:
             cotangents = self.pull(cotangents)

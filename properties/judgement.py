@@ -21,9 +21,19 @@ from hypothesis.strategies import SearchStrategy
 from assay.properties.contract import Operator
 from assay.properties.diagnosis import Finding, Inferred, agrees, diagnose, infer
 from assay.properties.drawing import Case, Values, cases
-from assay.properties.robustness import AGREEMENT, Check, checks
+from assay.properties.robustness import AGREEMENT, Check, Group, checks
 from assay.properties.shifts import FEWEST, Shift, shifts
-from assay.properties.trial import KernelError, Miss, NotCovered, Subject, Trial, Violation, outside
+from assay.properties.trial import (
+    GivenUp,
+    KernelError,
+    Miss,
+    NotApplicable,
+    NotCovered,
+    Subject,
+    Trial,
+    Violation,
+    outside,
+)
 
 
 Verdict = Literal["pass", "fail", "error", "undecided", "skipped"]
@@ -46,6 +56,10 @@ class Effort:
     """At most this long is spent on making failing cases smaller: half of what is left for each."""
     shares: int = 2
     """How many of the contract's own properties are tried on each case; they take turns."""
+    robustness: int = 2
+    """Likewise, of what every kernel owes beside agreement."""
+    largest: int = 1 << 62
+    """Elements of a case up to which that is tried: some of it takes a dozen calls."""
     climb: int = 32
     """After the drawn cases, so many that are varied so as to raise the headroom."""
     pooled: int = 100
@@ -185,6 +199,8 @@ class _Tally:
     """What happened to one demand during a run."""
 
     cases: int = 0
+    tries: int = 0
+    """Cases tried, in the domain or not."""
     headroom: float = 0.0
     seconds: float = 0.0
     failed: Case | None = None
@@ -193,6 +209,8 @@ class _Tally:
     round: int = 0
     refused: bool = False
     """The kernel said that it does not support what was asked."""
+    reason: str = ""
+    """Why it could not be asked."""
     broken: bool = False
     """The kernel raised, as against returned something wrong."""
 
@@ -215,6 +233,7 @@ class _Run:
         self.dtype = dtype
         self.effort = effort
         self.demands = demands
+        self.able = [c for c in demands if not c.lacking(subject)]
         self.progress = progress
         self.conventions = conventions
         self.strategy = cases(operator, dtype, subject.supports, conventions)
@@ -255,8 +274,11 @@ class _Run:
     def _try(self, trial: Trial) -> None:
         """Every demand on one case."""
         self.seen += 1
-        if all(self._attempt(check, trial) for check in self.demands if check.universal):
-            self._take_turns(trial)
+        if all(self._attempt(check, trial) for check in self.able if check.universal):
+            # Where the kernel is wrong anyway, what it owes beside that would only be told a dozen times.
+            if not trial.broken and sum(a.size for a in _arrays(trial.case)) <= self.effort.largest:
+                self._take_turns(trial, "robustness", self.effort.robustness)
+            self._take_turns(trial, "contract", self.effort.shares)
         if trial.answered:
             self._count(trial)
             self.kept.append(trial)
@@ -266,11 +288,10 @@ class _Run:
     def _stopped(self) -> bool:
         return self.effort.stop == "first" and any(t.failed is not None for t in self.tallies.values())
 
-    def _take_turns(self, trial: Trial) -> None:
-        """The contract's own properties: those tried least so far come first, until enough had the case in domain."""
-        left = self.effort.shares
-        for check in sorted(self.demands, key=lambda c: self.tallies[c.name].cases):
-            if left and not check.universal:
+    def _take_turns(self, trial: Trial, group: Group, left: int) -> None:
+        """The demands of a group: those tried least so far come first, until enough had the case in domain."""
+        for check in sorted((c for c in self.able if c.group == group), key=lambda c: self.tallies[c.name].tries):
+            if left > 0:
                 before = self.tallies[check.name].cases
                 self._attempt(check, trial)
                 left -= self.tallies[check.name].cases - before
@@ -282,9 +303,8 @@ class _Run:
             pass
 
         def missing() -> list[Check]:
-            able = [c for c in self.demands if not c.universal and all(map(self.subject.supports, c.needs))]
-            able = [c for c in able if not self._elsewhere(c)]
-            return [c for c in able if not self.tallies[c.name].cases and not self.tallies[c.name].refused]
+            own = [c for c in self.able if c.group == "contract" and not self._elsewhere(c)]
+            return [c for c in own if not self.tallies[c.name].cases and not self.tallies[c.name].refused]
 
         def one(case: Case) -> None:
             trial = Trial(self.operator, self.subject, case)
@@ -299,9 +319,11 @@ class _Run:
             self.round += 1
 
     def _elsewhere(self, check: Check) -> str:
-        """The name of a convention of which the property is about other values than the kernel is judged under."""
-        about = self.about.get(check.name, {})
-        return next((n for n, values in about.items() if not set(values) & set(self.conventions[n])), "")
+        """Why a property is not about any of the conventions that the kernel is judged under; empty if it is."""
+        for name, values in self.about.get(check.name, {}).items():
+            if not set(values) & set(self.conventions[name]):
+                return f"it is not about {name}={', '.join(self.conventions[name])}"
+        return ""
 
     def _concerns(self, check: Check, case: Case) -> bool:
         """Is the property about the conventions of the case?"""
@@ -318,10 +340,13 @@ class _Run:
         if (self.effort.stop and tally.failed is not None) or not self._concerns(check, trial.case):
             return True
         started = time.perf_counter()
+        tally.tries += 1
         trial.headroom = 0.0 if check.differentiates or check is AGREEMENT else trial.headroom
         try:
             if check.holds(trial):
                 tally.cases += 1
+        except NotApplicable as reason:
+            tally.reason = str(reason)
         except NotCovered as refusal:
             self.refusal = str(refusal)
             tally.refused = True
@@ -329,6 +354,7 @@ class _Run:
             return not check.universal
         except Violation as violation:
             tally.cases += 1
+            trial.broken = True
             if violation.miss is not None and violation.miss.bound:
                 ratio = abs(violation.miss.got - violation.miss.exact) / violation.miss.bound
                 trial.headroom = max(trial.headroom, ratio if ratio == ratio else np.inf)
@@ -339,6 +365,7 @@ class _Run:
                 tally.miss = violation.miss
         except KernelError as error:
             tally.cases += 1
+            trial.broken = True
             if tally.failed is None:
                 tally.failed, tally.message, tally.round = trial.case, str(error), self.round
                 tally.broken = True
@@ -402,17 +429,19 @@ class _Run:
             out.case, out.message, out.miss = self._shrunk(check, tally)
             out.counterexample = out.case.shapes()
         elif not tally.cases:
-            lacking = [k for k in check.needs if not self.subject.supports(k)]
-            if check.differentiates and not self.subject.differentiable:
-                out.verdict, out.message = "skipped", "the kernel claims no backward"
-            elif lacking:
-                out.verdict, out.message = "skipped", f"the kernel does not have {', '.join(lacking)}"
-            elif other := self._elsewhere(check):
-                out.verdict, out.message = "skipped", f"it is not about {other}={', '.join(self.conventions[other])}"
-            elif self.refusal:
-                out.verdict, out.message = "skipped", self.refusal
+            outside_domain = f"none of {self.seen} cases was in its domain"
+            reason = check.lacking(self.subject) or self._elsewhere(check) or tally.reason or self.refusal
+            if reason:
+                out.verdict, out.message = "skipped", reason
+            elif check.group == "robustness" and not tally.tries:
+                out.verdict, out.message = (
+                    "skipped",
+                    f"in none of {self.seen} cases were the outputs and gradients right",
+                )
+            elif check.group == "robustness":  # an operator may leave it nothing to ask
+                out.verdict, out.message = "skipped", outside_domain
             else:
-                out.verdict, out.message = "undecided", f"none of {self.seen} cases was in its domain"
+                out.verdict, out.message = "undecided", outside_domain
         elif check is AGREEMENT and self.counted < COUNTED:
             out.verdict = "undecided"
             out.message = f"the null kernels were rejected in only {self.counted} of {self.seen} cases"
@@ -437,11 +466,13 @@ class _Run:
             nonlocal smallest
             try:
                 check.holds(Trial(self.operator, self.subject, case))
+            except GivenUp:
+                return False
             except (Violation, KernelError) as found:
                 if isinstance(found, kind):
                     smallest = (case, str(found), getattr(found, "miss", None))
                     return True
-            except NotCovered:
+            except (NotApplicable, NotCovered):
                 pass
             return False
 

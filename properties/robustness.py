@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from assay.properties.contract import Operator, Property
-from assay.properties.trial import JUDGE, Trial, Violation
+from assay.properties import calls, memory, shapes
+from assay.properties.contract import Integers, Operator, Property
+from assay.properties.trial import JUDGE, Subject, Trial, hosted
 from assay.reference.arithmetic.oracle import Enclosure
+
+
+Group = Literal["always", "robustness", "contract"]
 
 
 @dataclass(frozen=True)
@@ -21,9 +26,32 @@ class Check:
     holds: Callable[[Trial], bool]
     """False where the case is outside the domain. Raises: Violation where the kernel breaks the demand."""
     differentiates: bool = False
-    universal: bool = True
-    """Owed by every kernel, and tried on every case; the contract's own properties take turns."""
+    group: Group = "always"
+    """Tried on every case; or, with others of its group, in turn."""
     needs: tuple[str, ...] = ()
+    """Keywords of the kernel."""
+    hosted: bool = False
+    """It says nothing of a kernel that is emulated."""
+    under: str = ""
+    """Owed only where the kernel claims to work under this."""
+
+    @property
+    def universal(self) -> bool:
+        return self.group == "always"
+
+    def lacking(self, subject: Subject) -> str:
+        """Why it cannot be asked of a kernel; empty if it can."""
+        keywords = [k for k in self.needs if not subject.supports(k)]
+        host = hosted(subject)
+        if self.differentiates and not subject.differentiable:
+            return "the kernel claims no backward"
+        if keywords:
+            return f"the kernel does not have {', '.join(keywords)}"
+        if self.hosted and host is None:
+            return "the kernel is emulated"
+        if self.under and (host is None or self.under not in host.under):
+            return f"the kernel does not claim to work under {self.under}"
+        return ""
 
 
 def _agrees(trial: Trial) -> bool:
@@ -38,22 +66,6 @@ def _gradients_agree(trial: Trial) -> bool:
     return True
 
 
-def _inputs_are_untouched(trial: Trial) -> bool:
-    touched = trial.answer().touched
-    if touched:
-        raise Violation(f"the call changed its input {' and '.join(touched)}")
-    return True
-
-
-def _same_twice(trial: Trial) -> bool:
-    first = trial.answer().outputs
-    second = trial.subject(trial.case.arguments, None, ()).outputs
-    for a, b in zip(first, second, strict=True):
-        if a.tobytes() != b.tobytes():
-            raise Violation("the same call, made twice, gives different bits")
-    return True
-
-
 AGREEMENT = Check("agrees_with_oracle", "|kernel - exact| <= derived bound, element by element", _agrees)
 
 UNIVERSAL = (
@@ -64,14 +76,76 @@ UNIVERSAL = (
         _gradients_agree,
         differentiates=True,
     ),
-    Check("inputs_are_untouched", "no input is changed by a call", _inputs_are_untouched),
-    Check("same_twice", "the same call gives the same bits", _same_twice),
+    Check("inputs_are_untouched", "no input is changed by a call", memory.inputs_are_untouched),
+    Check(
+        "nothing_is_written_outside",
+        "memory beside the inputs is not changed",
+        memory.nothing_is_written_outside,
+        hosted=True,
+    ),
+    Check(
+        "outputs_own_their_memory",
+        "no output lies in the memory of an input, another output or itself",
+        memory.outputs_own_their_memory,
+        hosted=True,
+    ),
+    Check("same_twice", "the same call gives the same bits", calls.same_twice),
+)
+
+
+def _in_turn(name: str, law: str, holds: Callable[[Trial], bool], *, emulated: bool = False, under: str = "") -> Check:
+    return Check(name, law, holds, group="robustness", hosted=not emulated, under=under)
+
+
+ROBUSTNESS = (
+    _in_turn("every_element_is_written", "fresh memory full of NaN changes nothing", memory.every_element_is_written),
+    _in_turn("nothing_is_read_outside", "memory beside the inputs changes nothing", memory.nothing_is_read_outside),
+    _in_turn("any_memory_layout", "strides and offsets change nothing", memory.any_memory_layout, emulated=True),
+    _in_turn("repeated_elements", "an axis may have stride 0", memory.repeated_elements),
+    _in_turn("far_elements", "elements may be 2**31 apart", memory.far_elements),
+    _in_turn(
+        "earlier_calls_have_no_effect",
+        "other calls between two equal ones change nothing",
+        calls.earlier_calls_have_no_effect,
+    ),
+    _in_turn(
+        "same_memory_other_values",
+        "what the same tensors held earlier changes nothing",
+        calls.same_memory_other_values,
+    ),
+    _in_turn(
+        "sizes_around_powers_of_two",
+        "2**n - 1, 2**n, 2**n + 1 and prime lengths are right",
+        shapes.sizes_around_powers_of_two,
+    ),
+    _in_turn("empty_axes", "an empty axis gives what the definition gives", shapes.empty_axes),
+    _in_turn(
+        "malformed_shapes_raise", "where the definition means nothing, the kernel raises", shapes.malformed_shapes_raise
+    ),
+    _in_turn(
+        "integers_for_floats_raise",
+        "an integer tensor for a real one is refused, or taken as its numbers",
+        shapes.integers_for_floats_raise,
+    ),
+    *(
+        _in_turn(f"works_under_{name}", f"the bounds hold under {name}", calls.works_under(name), under=name)
+        for name in ("compile", "vmap", "autocast")
+    ),
+)
+BATCHED = _in_turn(
+    "batch_rows_are_independent", "NaN in other rows of b changes no row", shapes.batch_rows_are_independent
+)
+INTEGRAL = _in_turn(
+    "integers_of_any_width", "integers of 8 to 64 bits give the same, or are refused", shapes.integers_of_any_width
 )
 
 
 def checks(operator: Operator) -> tuple[Check, ...]:
     """Everything that is demanded of a kernel of this operator."""
-    return (*UNIVERSAL, *(_from_property(p) for p in operator.properties))
+    batched = any("b" in i.axes.split() for i in operator.inputs)
+    integral = any(isinstance(i, Integers) for i in operator.inputs)
+    own = tuple(_from_property(p) for p in operator.properties)
+    return (*UNIVERSAL, *ROBUSTNESS, *((BATCHED,) if batched else ()), *((INTEGRAL,) if integral else ()), *own)
 
 
 def _from_property(rule: Property) -> Check:
@@ -88,4 +162,4 @@ def _from_property(rule: Property) -> Check:
         trial.compare("residual", value, zero, error)
         return True
 
-    return Check(rule.name, rule.law, holds, universal=False, needs=rule.needs)
+    return Check(rule.name, rule.law, holds, group="contract", needs=rule.needs)

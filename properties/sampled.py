@@ -31,7 +31,9 @@ class _Row:
     def supports(self, keyword: str) -> bool:
         return self.kernel.supports(keyword)
 
-    def __call__(self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str]) -> Answer:
+    def __call__(
+        self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str], mode: str = ""
+    ) -> Answer:
         return Answer((self.row,))
 
 

@@ -7,13 +7,13 @@ this process or another, on a CPU or a GPU) is no business of this room.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
-from assay.properties.contract import Definition, Operator
+from assay.properties.contract import Definition, Integers, Operator, Tensor
 from assay.properties.drawing import CONTINUOUS, DTYPES, Case, Values
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.bounded import Bounded
@@ -37,7 +37,11 @@ class Answer:
     outputs: tuple[Values, ...]
     gradients: Mapping[str, Values] = field(default_factory=dict)
     touched: tuple[str, ...] = ()
-    """The inputs that were found changed after the call."""
+    """The inputs, and `cotangent 0` and so on, that were found changed after the call."""
+    trespassed: tuple[str, ...] = ()
+    """Those beside whose elements, in gaps or in the guards around them, memory was written."""
+    aliased: tuple[str, ...] = ()
+    """The inputs in whose memory an output lies."""
 
 
 class Subject(Protocol):
@@ -57,12 +61,33 @@ class Subject(Protocol):
 
     def supports(self, keyword: str) -> bool: ...
 
-    def __call__(self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str]) -> Answer:
-        """Run it. With cotangents, also return the gradients for the arguments named in `by`.
+    def __call__(
+        self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str], mode: str = ""
+    ) -> Answer:
+        """Run it. With cotangents, also return the gradients for the arguments named in `by`. `mode`: how it is called,
+        a name that whoever runs it knows; the empty one is a plain call.
 
         Raises: NotCovered where the kernel does not support the arguments; KernelError for anything that it raised.
         """
         ...
+
+
+class Hosted(Subject, Protocol):
+    """A kernel that runs in memory of its own, as against one that is emulated."""
+
+    @property
+    def under(self) -> tuple[str, ...]:
+        """What it claims to work under: `compile`, `vmap`, `autocast`."""
+        ...
+
+
+def hosted(subject: Subject) -> Hosted | None:
+    """The same subject, if it runs in memory of its own."""
+    return cast("Hosted", subject) if hasattr(subject, "under") else None
+
+
+class NotApplicable(Exception):
+    """A demand cannot be made here; the message says why, in one line."""
 
 
 class NotCovered(Exception):
@@ -71,6 +96,10 @@ class NotCovered(Exception):
 
 class KernelError(Exception):
     """The kernel raised an exception: its type and message in one line."""
+
+
+class GivenUp(KernelError):
+    """The kernel is not called any more, after all that happened when it was; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +151,8 @@ class Trial:
         self.case = case
         self.headroom = 0.0
         """The largest |error| / bound seen so far in this trial."""
+        self.broken = False
+        """A demand was broken in it."""
         self._answers: dict[bool, Answer] = {}
         self._bounds: dict[Any, tuple[Values, ...]] = {}
         self.sensitivities: dict[str, Values] = {}
@@ -161,6 +192,11 @@ class Trial:
         """The inputs of the case that take gradients."""
         return self.operator.tensors_of(self.case.arguments)
 
+    @property
+    def inputs(self) -> tuple[Tensor | Integers, ...]:
+        """The inputs of the case."""
+        return tuple(i for i in self.operator.inputs if self.case.arguments.get(i.name) is not None)
+
     # The kernel --------------------------------------------------------------------------------------------------
 
     @property
@@ -181,6 +217,13 @@ class Trial:
             self._checked(answer.outputs, self.exact)
             self._answers[gradients] = answer
         return self._answers[gradients]
+
+    @property
+    def second(self) -> Answer:
+        """What it returns when it is called so again."""
+        if not hasattr(self, "_second"):
+            self._second = self.subject(self.case.arguments, None, ())
+        return self._second
 
     @property
     def cotangents(self) -> tuple[Values, ...]:
@@ -204,6 +247,60 @@ class Trial:
         outputs = self.subject(arguments, None, ()).outputs
         self._check_shapes(outputs, tuple(b.shape for b in bound))
         return tuple(JUDGE.approximate(o, b) for o, b in zip(outputs, bound, strict=True))
+
+    # Its arguments -------------------------------------------------------------------------------------------------
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The length of each axis, by its letter, but for the axes of an input to which a structure gave others."""
+        found: dict[str, int] = {}
+        changed: set[str] = set()
+        for item in self.inputs:
+            letters, shape = item.axes.split(), self.case.arguments[item.name].shape
+            if len(letters) == len(shape):
+                found |= dict(zip(letters, shape, strict=True))
+            else:
+                changed |= set(letters)
+        return {letter: n for letter, n in found.items() if letter not in changed}
+
+    def along(self, letter: str) -> list[tuple[str, int]]:
+        """The inputs that have an axis, and which it is of each."""
+        inputs = [(i.name, i.axes.split()) for i in self.inputs]
+        return [
+            (name, axes.index(letter))
+            for name, axes in inputs
+            if letter in axes and self.case.arguments[name].ndim == len(axes)
+        ]
+
+    def resized(self, sizes: Mapping[str, int]) -> dict[str, Any]:
+        """The arguments with some axes of other lengths: cut, or repeated from the start."""
+        arguments = dict(self.case.arguments)
+        for letter, size in sizes.items():
+            for name, axis in self.along(letter):
+                arguments[name] = np.take(arguments[name], np.arange(size) % self.lengths[letter], axis)
+        return arguments
+
+    def called(
+        self, mode: str = "", arguments: Arguments | None = None, cotangents: Sequence[Values] | None = None
+    ) -> Answer:
+        """What the kernel returns, called in some mode; with cotangents, also the gradients. Nothing is compared."""
+        by = self.tensors if cotangents is not None else ()
+        arguments = self.case.arguments if arguments is None else arguments
+        return self.subject(arguments, cotangents, by, mode) if mode else self.subject(arguments, cotangents, by)
+
+    def at(self, arguments: Arguments) -> Trial | None:
+        """A trial of the same kernel at other arguments; None where the definition has no meaning there."""
+        other = Trial(self.operator, self.subject, replace(self.case, arguments=arguments, regime="changed", memory={}))
+        try:
+            _ = other.exact
+        except (ArithmeticError, AssertionError, IndexError, TypeError, ValueError):
+            return None
+        return other
+
+    def pulled(self, *cotangents: Values) -> tuple[Values, ...]:
+        """The same, after these have become the cotangents of the trial."""
+        self._cotangents = cotangents
+        return cotangents
 
     def outputs(self, **changes: Any) -> tuple[Values, ...]:
         """What the kernel returns for the case's arguments with some changed; for laws that hold bit for bit."""
@@ -299,19 +396,28 @@ class Trial:
 
     def agree(self) -> None:
         """The outputs are of the right class and within their bounds; raises Violation otherwise."""
-        answer = self.answer()
-        for number, (got, exact, bound) in enumerate(zip(answer.outputs, self.exact, self.bound, strict=True)):
-            self.headroom = max(self.headroom, self.compare(_named(number, len(self.exact)), got, exact, bound))
+        self.headroom = max(self.headroom, self.agrees(self.answer().outputs))
 
     def agree_in_gradients(self) -> None:
-        answer = self.answer(gradients=True)
+        self.headroom = max(self.headroom, self.gradients_agree(self.answer(gradients=True).gradients))
+
+    def agrees(self, outputs: Sequence[Values]) -> float:
+        """The headroom of these outputs. Raises: Violation where they are not those of the case."""
+        self._checked(outputs, self.exact)
+        found = zip(outputs, self.exact, self.bound, strict=True)
+        return max(self.compare(_named(n, len(self.exact)), *parts) for n, parts in enumerate(found))
+
+    def gradients_agree(self, gradients: Mapping[str, Values]) -> float:
+        """The same for gradients."""
+        headroom = 0.0
         for name in self.tensors:
             what = f"gradient of {name}"
-            if name not in answer.gradients:
+            if name not in gradients:
                 raise Violation(f"there is no {what}")
-            got, exact, bound = answer.gradients[name], self.exact_gradient[name], self.gradient_bound[name]
-            self._check_array(what, got, exact.shape)
-            self.headroom = max(self.headroom, self.compare(what, got, exact, bound))
+            exact, bound = self.exact_gradient[name], self.gradient_bound[name]
+            self._check_array(what, gradients[name], exact.shape)
+            headroom = max(headroom, self.compare(what, gradients[name], exact, bound))
+        return headroom
 
     def fits(
         self, definition: Definition, arguments: Arguments, *, own: bool = True, slack: Values | float = 0.0
@@ -395,7 +501,8 @@ def outside(got: Values, exact: Enclosure, bound: Values, dtype: str) -> tuple[V
     Classes first: a NaN or an infinity is right only where the exact value, give or take the bound, is one. Where the
     bound is infinite nothing can be demanded.
     """
-    wide = got.astype(np.longdouble)
+    with np.errstate(invalid="ignore"):
+        wide = got.astype(np.longdouble)  # what was never written may hold a signaling NaN
     infinite = np.isinf(exact.midpoint) & (exact.radius == 0) & np.isfinite(bound)
     judged = np.isfinite(bound) & np.isfinite(exact.radius) & ~infinite
     limit = FORMATS[dtype].max

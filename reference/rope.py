@@ -43,14 +43,14 @@ def rope(
     on pass through. `attention_factor` multiplies cosines and sines.
 
     Error: none in exact arithmetic; over balls the result is an enclosure.
-    Raises: ValueError for an odd r, an r above d, an unknown layout, or sections that do not add up.
+    Raises: ValueError for an odd r, an r above d, an unknown layout, or sections or frequencies that do not fit r.
 
     >>> import numpy as np
     >>> rope(np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1])).round(4).tolist()
     [[1.0, 0.0], [0.5403, 0.8415]]
     """
     xp = array_namespace(x)
-    r = check(x.shape[-1], rotary_dim, layout)
+    r = check(x.shape[-1], rotary_dim, layout, frequencies)
     theta = plain_frequencies(xp, base, r, x.dtype) if frequencies is None else frequencies
     angle = spread(xp.astype(position, x.dtype), r // 2, sections) * theta
     return rotate(x, attention_factor * xp.cos(angle), attention_factor * xp.sin(angle), layout)
@@ -82,7 +82,7 @@ def reduced(
 ) -> Any:
     """The angle as a 64-bit fraction of a turn, reduced exactly; from there on in the working format."""
     xp = array_namespace(x)
-    r = check(x.shape[-1], rotary_dim, layout)
+    r = check(x.shape[-1], rotary_dim, layout, frequencies)
     if frequencies is None:
         theta = plain_frequencies(xp, widen(base, "quad"), r, x.dtype, "quad")
     else:
@@ -112,7 +112,7 @@ def tabulated(
 ) -> tuple[Any, Any]:
     """Cosines and sines [t, r/2], computed in `width` at least."""
     xp = array_namespace(x)
-    r = check(x.shape[-1], rotary_dim, layout)
+    r = check(x.shape[-1], rotary_dim, layout, frequencies)
     theta = plain_frequencies(xp, base, r, x.dtype, width) if frequencies is None else widen(frequencies, width)
     angle = store(spread(xp.astype(widen(position, width), x.dtype), r // 2, sections) * theta, "angle")
     cos, sin = attention_factor * xp.cos(angle), attention_factor * xp.sin(angle)
@@ -122,13 +122,15 @@ def tabulated(
 # Parts of the formula ---------------------------------------------------------------------------------------------
 
 
-def check(d: int, rotary_dim: int | None, layout: str) -> int:
+def check(d: int, rotary_dim: int | None, layout: str, frequencies: Any = None) -> int:
     """The number r of rotated channels."""
     r = d if rotary_dim is None else rotary_dim
     if r % 2 or not 0 <= r <= d:
         raise ValueError(f"rotary_dim must be even and between 0 and d = {d}, not {r}")
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}")
+    if frequencies is not None and frequencies.shape != (r // 2,):
+        raise ValueError(f"{r} rotated channels need {r // 2} frequencies, not {list(frequencies.shape)}")
     return r
 
 

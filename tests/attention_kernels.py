@@ -17,7 +17,13 @@ LOG2E = 1.4426950408889634
 def prepared(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, wide: torch.dtype = torch.float32
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """In float32 (or `wide`), with one key head for each query head."""
+    """In float32 (or `wide`), with one key head for each query head, if these mean something."""
+    if not all(x.is_floating_point() and x.ndim == 4 for x in (q, k, v)):
+        raise ValueError("q, k and v must have the axes b h t d, and a floating-point dtype")
+    if q.shape[0] != k.shape[0] or k.shape[:3] != v.shape[:3] or q.shape[1] % k.shape[1] or q.shape[3] != k.shape[3]:
+        raise ValueError("q, k and v do not fit each other")
+    if not k.numel() or not q.numel():
+        raise NotImplementedError("nothing to compute with")
     group = q.shape[1] // k.shape[1]
     k, v = (x.to(wide).repeat_interleave(group, dim=1) for x in (k, v))
     return q.to(wide), k, v

@@ -5,8 +5,15 @@ from __future__ import annotations
 import torch
 
 
+def channels(x: torch.Tensor) -> int:
+    """d, if x means something."""
+    if x.shape[-1] % 2 or not x.is_floating_point():
+        raise ValueError("x must have an even number of channels and a floating-point dtype")
+    return x.shape[-1]
+
+
 def table(x: torch.Tensor, position: torch.Tensor, base: float) -> tuple[torch.Tensor, torch.Tensor]:
-    d = x.shape[-1]
+    d = channels(x)
     theta = 1.0 / (base ** (torch.arange(0, d, 2).float() / d))
     angle = position[:, None].float() * theta
     return angle.cos(), angle.sin()
@@ -38,7 +45,7 @@ def rotate_half(x: torch.Tensor, position: torch.Tensor, *, base: float = 10000.
 
 def exponential(x: torch.Tensor, position: torch.Tensor, *, base: float = 10000.0) -> torch.Tensor:
     """Frequencies through exp and log."""
-    d = x.shape[-1]
+    d = channels(x)
     theta = torch.exp(torch.arange(0, d, 2).float() * -(torch.log(torch.tensor(base)) / d))
     angle = position[:, None].float() * theta
     return turn(x.float(), angle.cos(), angle.sin()).to(x.dtype)
@@ -55,7 +62,7 @@ def matrix(x: torch.Tensor, position: torch.Tensor, *, base: float = 10000.0) ->
 
 def double(x: torch.Tensor, position: torch.Tensor, *, base: float = 10000.0) -> torch.Tensor:
     """Everything in double, rounded once."""
-    d = x.shape[-1]
+    d = channels(x)
     theta = base ** (-torch.arange(0, d, 2).double() / d)
     angle = position[:, None].double() * theta
     return turn(x.double(), angle.cos(), angle.sin()).to(x.dtype)

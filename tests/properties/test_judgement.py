@@ -166,6 +166,8 @@ RMS_NORM = Operator(
 
 
 def rms(x: Any, weight: Any, *, eps: float = 1e-6) -> Any:
+    if not x.is_floating_point():
+        raise TypeError("x must have a floating-point dtype")
     wide = x.float()
     return (wide / (wide.square().mean(-1, keepdim=True) + eps).sqrt() * weight.float()).to(x.dtype)
 

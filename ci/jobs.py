@@ -1,0 +1,146 @@
+"""Judging kernels, each in each dtype: here, one after the other, or in several processes side by side.
+
+Side by side, each process judges on its own and has a worker of its own in which it calls the kernel. A process takes
+the next dtype of the kernel that it has judged last, so that its worker need not be started again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from multiprocessing import active_children, get_context
+from typing import Any
+
+from assay.kernels import Known, UsageError, resolve
+from assay.lines import one_line
+from assay.process import Limits, end_all
+from assay.properties.judgement import Effort, Examination, Result, examine
+from assay.properties.robustness import AGREEMENT
+from assay.worker import end_with
+
+
+@dataclass(frozen=True)
+class How:
+    """Everything that a judgement depends on beside the kernel and the dtype."""
+
+    effort: Effort
+    device: str
+    claimed: Mapping[str, Any]
+    """What is claimed in the kernel's place: its precision, its form, its conventions."""
+    limits: Limits | None
+    """What a kernel may use, in a process of its own; None: it is called in the process of the judge."""
+
+
+Work = Sequence[tuple[int, Known, str]]
+"""Number, kernel and dtype of each judgement."""
+Judged = Iterator[tuple[int, Examination]]
+"""By number, as they come."""
+Show = Callable[[int, float], None]
+
+
+def judge(kernel: Known, dtype: str, how: How, show: Show | None = None) -> Examination:
+    """Raises: UsageError where the definition of a user's operator cannot be evaluated."""
+    effort = how.effort
+    if kernel.claims.interpreted and how.device == "cpu":  # a program costs the interpreter milliseconds
+        effort = replace(effort, examples=max(1, effort.examples * 5 // 8), shares=1, largest=256)
+    try:
+        return examine(
+            kernel.operator,
+            kernel.subject(how.device, how.limits),
+            dtype,
+            conventions=dict(kernel.claims.conventions),
+            effort=effort,
+            progress=show,
+        )
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"the definition of {kernel.operator.name} cannot be evaluated: {type(error).__name__}: {one_line(error)}"
+        ) from error
+
+
+def side_by_side(work: Work, how: How, jobs: int) -> Judged:
+    """Judge in so many processes."""
+    pools: dict[int, ProcessPoolExecutor] = {}
+    running: dict[Future[Examination], tuple[int, int, Known, str]] = {}
+    last: dict[int, str] = {}
+    waiting = list(work)
+    try:
+        while waiting or running:
+            for slot in set(range(jobs)) - {slot for slot, *_ in running.values()}:
+                if waiting:
+                    number, kernel, dtype = waiting.pop(_next(waiting, last.get(slot), set(last.values())))
+                    last[slot] = kernel.spelling
+                    pool = pools.setdefault(slot, _pool())
+                    running[pool.submit(_there, kernel.spelling, dtype, how)] = slot, number, kernel, dtype
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                slot, number, kernel, dtype = running.pop(future)
+                try:
+                    yield number, future.result()
+                except BrokenProcessPool:
+                    del pools[slot]
+                    yield number, _lost(kernel, dtype)
+    except BaseException:
+        for pool in pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+        for child in active_children():
+            child.terminate()
+        raise
+    for pool in pools.values():
+        pool.shutdown()
+
+
+def _pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=quiet, initargs=(os.getpid(),))
+
+
+def _next(waiting: Work, last: str | None, taken: set[str]) -> int:
+    """The judgement that a process takes next: of the kernel that it judged last, or else of one that none judges."""
+    spellings = [kernel.spelling for _, kernel, _ in waiting]
+    own = (i for i, spelling in enumerate(spellings) if spelling == last)
+    free = (i for i, spelling in enumerate(spellings) if spelling not in taken)
+    return next(own, next(free, 0))
+
+
+def _lost(kernel: Known, dtype: str) -> Examination:
+    """The process that judged is gone, which a kernel can do only if it is called there."""
+    message = "the process that judged it ended: the machine may have too little memory, or --in-process is unsafe here"
+    return Examination(kernel.name, dtype, [Result(AGREEMENT.name, "error", message=message)])
+
+
+def quiet(parent: int = 0) -> None:
+    """What a process of a pool does first. Ctrl-C is the business of the process that the user sees, and so are
+    warnings; it ends with its parent."""
+    if parent:
+        end_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _terminated)
+    warnings.simplefilter("ignore")
+
+
+def _terminated(*_: object) -> None:
+    end_all()
+    os._exit(128 + signal.SIGTERM)
+
+
+def _there(spelling: str, dtype: str, how: How) -> Examination:
+    (kernel,) = _resolved(spelling, how.limits)
+    return judge(kernel.claiming(**how.claimed), dtype, how)
+
+
+def _resolved(spelling: str, limits: Limits | None) -> list[Known]:
+    key = spelling, limits, os.getcwd(), *sys.path
+    if key not in _known:
+        _known.clear()
+        _known[key] = resolve(spelling, limits)
+    return _known[key]
+
+
+_known: dict[object, list[Known]] = {}
+"""What was judged last: its module is not imported again for the next dtype."""
