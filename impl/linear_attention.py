@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from assay.impl.inputs import floating
 from assay.impl.kernel import kernel
 
 
@@ -36,7 +37,11 @@ Features = Callable[[Tensor], Tensor]
 
 @kernel("unnormalized_attention", dtypes=EVERY)
 def unnormalized_attention(q: Tensor, k: Tensor, v: Tensor, *, order: str = "right") -> Tensor:
-    """out[b, h, t, e] = q (k^T v), or (q k^T) v in the `order` "left". Raises: ValueError for another order."""
+    """out[b, h, t, e] = q (k^T v), or (q k^T) v in the `order` "left".
+
+    Raises: ValueError for another order, or shapes that do not fit each other; TypeError for an integer dtype.
+    """
+    _fit(q, k, v)
     if order not in ("right", "left"):
         raise ValueError(f"order must be right or left, not {order!r}")
     wide = torch.promote_types(q.dtype, torch.float32)
@@ -61,9 +66,10 @@ def linear_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """out[b, h, t, e], and state[b, h, r, n] if `return_state`, of q[b, h, t, d], k[b, h, s, d], v[b, h, s, e].
 
-    Raises: ValueError for an unknown map or denominator, t != s where causal, and "softmax" causal or with a state.
+    Raises: ValueError for an unknown map or denominator, t != s where causal, "softmax" causal or with a state, or
+    shapes that do not fit each other; TypeError for an integer dtype.
     """
-    check(q, k, feature_map, causal, denominator, state is not None or return_state)
+    check(q, k, v, feature_map, causal, normalize, denominator, state, return_state)
     if feature_map == "softmax":
         wide = torch.promote_types(q.dtype, torch.float32)
         sums = k.to(wide).softmax(dim=-2).mT @ v.to(wide)
@@ -76,16 +82,40 @@ def linear_attention(
     return (out, after) if return_state else out
 
 
-def check(q: Tensor, k: Tensor, feature_map: str, causal: bool, denominator: str, stateful: bool) -> None:
-    """Raises: ValueError, as `linear_attention`."""
+def check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    feature_map: str,
+    causal: bool,
+    normalize: bool,
+    denominator: str,
+    state: Tensor | None,
+    return_state: bool,
+) -> None:
+    """Raises: as `linear_attention`."""
+    _fit(q, k, v)
     if causal and q.shape[-2] != k.shape[-2]:
         raise ValueError(f"causal linear attention needs as many keys as queries, not {k.shape[-2]} and {q.shape[-2]}")
     if denominator not in ("plus", "clamp"):
         raise ValueError(f"denominator must be plus or clamp, not {denominator!r}")
-    if feature_map == "softmax" and (causal or stateful):
+    if feature_map == "softmax" and (causal or state is not None or return_state):
         raise ValueError('the feature map "softmax" is neither causal nor continued from a state')
     if feature_map != "softmax" and feature_map not in MAPS:
         raise ValueError(f"feature_map must be one of {', '.join((*MAPS, 'softmax'))}, not {feature_map!r}")
+    if state is not None:
+        floating(state=state)
+        wanted = (*q.shape[:2], q.shape[-1] + (feature_map == "1+x"), v.shape[-1] + normalize)
+        if state.shape != wanted:
+            raise ValueError(f"the state must have the shape {list(wanted)}, not {list(state.shape)}")
+
+
+def _fit(q: Tensor, k: Tensor, v: Tensor) -> None:
+    floating(q=q, k=k, v=v)
+    if not q.ndim == k.ndim == v.ndim == 4:
+        raise ValueError("q, k and v must have the axes [b, h, t, d], [b, h, s, d] and [b, h, s, e]")
+    if k.shape[:2] != q.shape[:2] or k.shape[3] != q.shape[3] or v.shape[:3] != k.shape[:3]:
+        raise ValueError(f"q{list(q.shape)}, k{list(k.shape)} and v{list(v.shape)} do not fit each other")
 
 
 # Feature maps ------------------------------------------------------------------------------------------------------

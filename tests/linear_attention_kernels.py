@@ -123,7 +123,7 @@ def attention(
     maps: Callable[..., tuple[Tensor, Tensor]] = features,
     returned: Callable[[Tensor], Tensor] = lambda state: state,
 ) -> Callable[..., Any]:
-    """A kernel whose sums are computed in one way. `early`: the features of the query are divided, not the sum."""
+    """A kernel whose sums are computed in one way. `early`: each weight is divided, not the sum."""
 
     def kernel(
         q: Tensor,
@@ -153,7 +153,10 @@ def attention(
             none = total == 0
             safe = total.masked_fill(none, 1)
             if early:
-                out = sums(a / safe, b, values[..., :e], causal, None if before is None else before[..., :e])
+                weights = a @ b.mT
+                weights = (weights.tril() if causal else weights) / safe
+                out = weights @ values[..., :e]
+                out = out if before is None else out + (a @ before[..., :e]) / safe
             else:
                 out = weigh(out[..., :e], safe)
             out = out.masked_fill(none, 0)

@@ -221,7 +221,7 @@ def linear_attention(
             q, k, v, feature_map=feature_map, normalize=normalize, eps=eps, denominator=denominator, state=state,
             return_state=return_state,
         )  # fmt: skip
-    plain.check(q, k, feature_map, causal, denominator, state is not None or return_state)
+    plain.check(q, k, v, feature_map, causal, normalize, denominator, state, return_state)
     if not (q.is_cuda or INTERPRETED):
         raise NotImplementedError("needs a GPU, or TRITON_INTERPRET=1 before triton is imported")
     if q.dtype == torch.float64 or max(q.shape[-1], v.shape[-1]) >= WIDEST:
