@@ -269,7 +269,7 @@ def _blocks(t: int) -> Iterator[tuple[int, int, int]]:
 
 def _cut(x: Tensor, start: int, stop: int, chunk: int) -> Tensor:
     """x[b, h, start:stop, ...] as [b, h, number, chunk, ...], a view."""
-    return x[:, :, start:stop].view(*x.shape[:2], -1, chunk, x.shape[-1])
+    return x[:, :, start:stop].view(*x.shape[:2], (stop - start) // chunk, chunk, x.shape[-1])
 
 
 def _state_before(q: Tensor, v: Tensor, phi: Features, normalize: bool, state: Tensor | None) -> Tensor:

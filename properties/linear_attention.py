@@ -80,7 +80,7 @@ def _attend(
     """The definition with one thing changed: the features, which keys a query sees where causal, a key that is left out
     by its number, the sum of the weights, what is done with it, or the state that is returned."""
     xp = q.__array_namespace__()
-    reference.check(q, k, feature_map, causal, state is not None or return_state)
+    reference.check(q, k, v, feature_map, causal, normalize, state, return_state)
     a, b = features(q, k, feature_map)
     w, e = a @ b.mT, v.shape[-1]
     zero = xp.zeros_like(w)

@@ -71,7 +71,7 @@ def linear_attention(
     or is the least that it may be ("clamp"). `causal` needs as many keys as queries.
 
     Error: none in exact arithmetic. Raises: ValueError for an unknown feature map or denominator, t != s where causal,
-    and the map "softmax" where causal or with a state.
+    the map "softmax" where causal or with a state, and a state of another shape.
 
     >>> import numpy as np
     >>> q, k, v = np.zeros((1, 1, 1, 2)), np.ones((1, 1, 2, 2)), np.array([[[[1.0], [3.0]]]])
@@ -307,7 +307,7 @@ def _attended(
     return_state: bool,
     elu: Callable[[Any], Any] | None = None,
 ) -> Any:
-    check(q, k, feature_map, causal, state is not None or return_state)
+    check(q, k, v, feature_map, causal, normalize, state, return_state)
     a, b = features(q, k, feature_map, elu)
     over = "past" if causal else "all"
     if normalize and feature_map != "softmax":
@@ -319,11 +319,17 @@ def _attended(
     return out, final(b, with_ones(v) if normalize else v, state)
 
 
-def check(q: Any, k: Any, feature_map: str, causal: bool, stateful: bool) -> None:
+def check(
+    q: Any, k: Any, v: Any, feature_map: str, causal: bool, normalize: bool, state: Any, return_state: bool
+) -> None:
+    """Raises: ValueError, as `linear_attention`."""
     if causal and q.shape[-2] != k.shape[-2]:
         raise ValueError(f"causal linear attention needs as many keys as queries, not {k.shape[-2]} and {q.shape[-2]}")
-    if feature_map == "softmax" and (causal or stateful):
+    if feature_map == "softmax" and (causal or state is not None or return_state):
         raise ValueError('the feature map "softmax" is neither causal nor continued from a state')
+    wanted = (q.shape[-1] + (feature_map == "1+x"), v.shape[-1] + normalize)
+    if state is not None and tuple(state.shape[-2:]) != wanted:
+        raise ValueError(f"the state must have {wanted[0]} features and {wanted[1]} columns, not {state.shape[-2:]}")
 
 
 # Backward, as kernels write it. -------------------------------------------------------------------------------------
@@ -361,7 +367,7 @@ def backward(
     S is the state, dS the cotangent of the one that is returned; each sum in chunks of whatever size.
     """
     xp = array_namespace(q)
-    check(q, k, feature_map, causal, state is not None or return_state)
+    check(q, k, v, feature_map, causal, normalize, state, return_state)
     a, b = features(q, k, feature_map)
     e, divides = v.shape[-1], normalize and feature_map != "softmax"
     past, future = ("past", "future") if causal else ("all", "all")

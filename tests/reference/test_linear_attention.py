@@ -235,6 +235,7 @@ def test_no_key_gives_zero() -> None:
         ({"denominator": "minus"}, "plus, clamp"),
         ({"causal": True}, "as many keys as queries"),
         ({"feature_map": "softmax", "return_state": True}, "neither causal nor continued"),
+        ({"state": np.ones((1, 1, 2, 2))}, "2 features and 3 columns"),
     ],
 )
 def test_wrong_arguments_are_refused(change: dict[str, Any], message: str) -> None:
