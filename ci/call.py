@@ -138,8 +138,10 @@ def _run(
             outputs = _outputs(called(*positional.values(), **named), device)
             _finish(device)
             return outputs, {}
+        named = {**named, **{n: _variable(v, positional, device) for n, v in named.items() if n in question.by}}
         leaves = [{**positional, **named}[name].requires_grad_() for name in question.by]
         outputs = _outputs(called(*positional.values(), **named), device)
+        cotangents = [c.to(o.dtype) for c, o in zip(cotangents, outputs, strict=True)]  # an output may be wider
         if callable(backward):
             found = _outputs(backward(*cotangents, *positional.values(), **named), device)
         else:
@@ -147,6 +149,14 @@ def _run(
         gradients = {n: g for n, g in zip(question.by, found, strict=True) if g is not None}
         _finish(device)
         return outputs, gradients
+
+
+def _variable(value: Any, positional: Mapping[str, Any], device: str) -> torch.Tensor:
+    """A parameter whose gradient is asked, as a tensor without axes, in float32 at least."""
+    if isinstance(value, torch.Tensor):
+        return value
+    floating = [x.dtype for x in positional.values() if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    return torch.tensor(value, dtype=torch.promote_types(floating[0], torch.float32), device=device)
 
 
 # Tensors --------------------------------------------------------------------------------------------------------------

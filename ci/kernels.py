@@ -33,8 +33,10 @@ MODULES = (
     "assay.impl.rope",
     "assay.impl.attention",
     "assay.impl.linear_attention",
+    "assay.impl.contrastive",
     "assay.impl.triton.rope",
     "assay.impl.triton.linear_attention",
+    "assay.impl.triton.contrastive",
     "assay.impl.adapters.torch",
     "assay.impl.adapters.transformers",
     "assay.impl.adapters.rotary_embedding_torch",
@@ -48,6 +50,8 @@ MODULES = (
     "assay.impl.adapters.performer_pytorch",
     "assay.impl.adapters.linear_attention_transformer",
     "assay.impl.adapters.lightning_attn",
+    "assay.impl.adapters.open_clip",
+    "assay.impl.adapters.pytorch_metric_learning",
 )
 """Where the kernels known to assay are. Adding one is a line here."""
 
@@ -101,7 +105,7 @@ class Known:
         )
 
 
-def known_kernels() -> tuple[list[Known], dict[str, str]]:
+def known_kernels(operators: Mapping[str, Operator] = OPERATORS) -> tuple[list[Known], dict[str, str]]:
     """The kernels of assay and of installed packages; and the names of those left out, each with the reason."""
     found: list[Known] = []
     left_out: dict[str, str] = {}
@@ -111,7 +115,7 @@ def known_kernels() -> tuple[list[Known], dict[str, str]]:
             left_out[short] = f"{short.partition('.')[0]} is not installed"
             continue
         module = importlib.import_module(module_name)
-        for kernel in kernels_in(module, OPERATORS, module_name, prefix=short, offered=True):
+        for kernel in kernels_in(module, operators, module_name, prefix=short, offered=True):
             missing = [p for p in kernel.claims.requires if not _installed(p)]
             if missing:
                 left_out[kernel.name] = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
@@ -262,8 +266,8 @@ def chosen(spellings: Sequence[str], limits: Limits | None = None) -> tuple[list
     left_out: dict[str, str] = {}
     for spelling in spellings:
         if spelling in OPERATORS and not Path(spelling).exists():
-            known, left = known_kernels()
-            found += [k for k in known if k.operator.name == spelling]
+            known, left = known_kernels({spelling: OPERATORS[spelling]})
+            found += known
             left_out |= left
         else:
             found += resolve(spelling, limits)

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
     from assay.properties.trial import Trial
     from assay.reference.arithmetic.array import Array
+    from assay.reference.arithmetic.precision import Format
 
 
 Definition = Callable[..., Any]
 Draw = Callable[[Any], Any]
 """Hypothesis's `draw`."""
+Regime = Callable[["np.random.Generator", Mapping[str, tuple[int, ...]], "Format"], Mapping[str, Any]]
+"""(random, shapes of the tensors by name, format of the case) -> float64 values of tensors, and parameters, by name.
+What is missing is drawn as usual."""
 Sizes = Mapping[str, int]
 """The length of each axis, by its letter."""
 
@@ -59,6 +63,9 @@ class Real:
     high: float
     implied: Callable[[Mapping[str, Any]], float] | None = None
     """What a default of None amounts to, given the other arguments; for the diagnosis alone."""
+    differentiated: bool = False
+    """Kernels owe its gradient too. Where gradients are asked for, they receive it as an array without axes, in
+    float32 at least."""
 
     def given(self, arguments: Mapping[str, Any]) -> float:
         """Its value among the arguments of a case."""
@@ -137,6 +144,12 @@ class Operator:
     survivors: Mapping[str, str] = field(default_factory=dict)
     """Why a mutant is rightly not rejected: a pattern for `name dtype`, and the reason."""
     properties: tuple[Property, ...] = ()
+    regimes: Mapping[str, Regime] = field(default_factory=dict)
+    """Inputs that matter to this operator, and that no regime of single arrays gives."""
+    paired: tuple[str, ...] = ()
+    """Axes whose length counts squared in the work, since each position meets every other: they are long less often."""
+    wide: tuple[int, ...] = ()
+    """The numbers of the outputs that a kernel may return in float32 where its inputs are narrower: losses, states."""
     structure: Callable[[Draw, Sizes, Callable[[str], bool], Mapping[str, str]], Structure] | None = None
     """Draws what depends on sizes or conventions: (draw, sizes, supports keyword?, conventions) -> Structure."""
     row: Callable[[Mapping[str, Any], int], Mapping[str, Any]] | None = None
@@ -159,9 +172,14 @@ class Operator:
         """The inputs that take gradients."""
         return tuple(i.name for i in self.inputs if isinstance(i, Tensor))
 
-    def tensors_of(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
-        """Those of them that a case has."""
-        return tuple(name for name in self.tensors if arguments.get(name) is not None)
+    @property
+    def differentiated(self) -> tuple[str, ...]:
+        """The tensors, and the parameters whose gradients count."""
+        return (*self.tensors, *(p.name for p in self.parameters if p.differentiated))
+
+    def differentiated_in(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """The same, without the optional tensors that a case has not."""
+        return tuple(n for n in self.differentiated if n not in self.tensors or arguments.get(n) is not None)
 
     @property
     def texts(self) -> Mapping[str, Definition]:

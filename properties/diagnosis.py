@@ -52,7 +52,7 @@ def infer(operator: Operator, trials: Sequence[Trial]) -> Inferred | None:
     trials = [t for t in trials if t.exact[0].midpoint.size]
     if not trials:
         return None
-    dtype = trials[0].case.dtype
+    dtype, formats = trials[0].case.dtype, trials[0].formats
     # Bounds are ranked where they differ: on ordinary numbers, in arrays of some size.
     sample = sorted(trials, key=lambda t: (t.case.regime != "ordinary", -t.exact[0].midpoint.size))[:3]
     candidates: list[tuple[float, bool, int, str, str]] = []
@@ -63,7 +63,7 @@ def infer(operator: Operator, trials: Sequence[Trial]) -> Inferred | None:
             if _headroom([telling], text, precision) is None:
                 continue
             tightness = float(
-                np.mean([_size(bound_of(text, t.case.arguments, precision, dtype, t.case.regime)) for t in sample])
+                np.mean([_size(bound_of(text, t.case.arguments, precision, formats, t.case.regime)) for t in sample])
             )
             candidates.append((round(tightness, 6), precision != natural(dtype).name, len(candidates), form, precision))
     trials = sorted(trials, key=lambda t: -t.headroom)  # what rejects a candidate is met early
@@ -85,7 +85,7 @@ def _headroom(trials: Sequence[Trial], text: Definition, precision: str) -> floa
     """max |error| / bound over the trials; None if an output lies outside."""
     worst = 0.0
     for trial in trials:
-        bounds = bound_of(text, trial.case.arguments, precision, trial.case.dtype, trial.case.regime)
+        bounds = bound_of(text, trial.case.arguments, precision, trial.formats, trial.case.regime)
         for got, exact, bound in zip(trial.answer().outputs, trial.exact, bounds, strict=True):
             wrong, ratio = outside(got, exact, bound, trial.case.dtype)
             if wrong.any():

@@ -34,6 +34,8 @@ LONGEST = {"b": 2, "h": 3, "g": 3, "d": 16, "e": 16}
 LONG = (64, 70)
 """In every other case, one axis is as long as this, and the others are short: kernels that work in blocks meet
 their second block."""
+SELDOM = 4
+"""An axis whose length counts squared in the work is so many times less often the long one."""
 NEVER_LONG = ("b", "h", "g")
 """Nobody works in blocks along these; that there are two is enough."""
 
@@ -200,28 +202,37 @@ def cases(
     for name, choices in conventions.items():
         if len(choices) > 1 or choices[0] != operator.conventions[name][0]:
             arguments[name] = chosen[name]
-    regime = "ordinary" if pooled else draw(st.sampled_from(FREQUENT))
+    regime = "ordinary" if pooled else draw(st.sampled_from((*FREQUENT, *2 * tuple(operator.regimes))))
     memory: dict[str, str] = {}
     seed = draw(st.integers(0, 2**32 - 1))
     random = np.random.default_rng(seed)
-    for item in operator.inputs:
-        if isinstance(item, Tensor) and item.optional and item.name not in structure.given:
-            continue
-        shape = tuple(sizes[axis] for axis in structure.axes.get(item.name, item.axes).split())
+    given = [i for i in operator.inputs if not (isinstance(i, Tensor) and i.optional) or i.name in structure.given]
+    axes = {i.name: structure.axes.get(i.name, i.axes).split() for i in given}
+    shapes = {name: tuple(sizes[axis] for axis in letters) for name, letters in axes.items()}
+    own: Mapping[str, Any] = {}
+    if regime in operator.regimes:
+        own = operator.regimes[regime](random, {n: shapes[n] for n in operator.tensors if n in shapes}, FORMATS[dtype])
+    for item in given:
+        shape = shapes[item.name]
         if isinstance(item, Integers):
             memory[item.name] = "contiguous" if pooled else draw(st.sampled_from(MEMORY))
             drawn = _drawn_integers(draw, random, item, shape, reach=POOLED_REACH if pooled else None)
             arguments[item.name] = place(drawn, memory[item.name])
         else:
             memory[item.name] = "contiguous" if pooled else draw(st.sampled_from(MEMORY))
-            values = REGIMES[regime](random, shape, FORMATS[dtype])
-            for place_in, value in () if pooled else draw(st.lists(_PLANTS, max_size=2)):
+            if item.name in own:
+                values = np.array(own[item.name], dtype=np.float64)
+            else:
+                values = REGIMES.get(regime, _ordinary)(random, shape, FORMATS[dtype])
+            for place_in, value in () if pooled or own else draw(st.lists(_PLANTS, max_size=2)):
                 if values.size:
                     values.ravel()[place_in % values.size] = value
             with np.errstate(over="ignore"):
                 arguments[item.name] = place(values.astype(DTYPES[dtype]), memory[item.name])
     for parameter in operator.parameters:
-        if supports(parameter.name) and (pooled or draw(st.booleans())):
+        if supports(parameter.name) and parameter.name in own:
+            arguments[parameter.name] = float(own[parameter.name])
+        elif supports(parameter.name) and (pooled or draw(st.booleans())):
             arguments[parameter.name] = parameter.draw(random)
         else:
             arguments[parameter.name] = None if parameter.default is None else float(parameter.default)
@@ -239,6 +250,8 @@ def _sizes(draw: Callable[[Any], Any], operator: Operator, *, long: bool) -> dic
     required = [item for item in operator.inputs if not (isinstance(item, Tensor) and item.optional)]
     letters = dict.fromkeys(axis for item in required for axis in item.axes.split())
     candidates = [axis for axis in letters if axis not in NEVER_LONG]
+    if operator.paired:
+        candidates = [axis for axis in candidates for _ in range(1 if axis in operator.paired else SELDOM)]
     stretched = draw(st.sampled_from((*(None,) * len(candidates), *candidates))) if candidates and long else None
     sizes = {}
     for axis in letters:

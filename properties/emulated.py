@@ -19,7 +19,7 @@ import numpy as np
 
 from assay.properties.contract import Definition, Operator
 from assay.properties.drawing import DTYPES, Values
-from assay.properties.trial import Answer, KernelError
+from assay.properties.trial import Answer, KernelError, at_least_single
 from assay.reference import arithmetic
 from assay.reference.arithmetic.adjoint import Adjoint, Node, Rule
 from assay.reference.arithmetic.array import Arithmetic, Array, Part
@@ -255,11 +255,20 @@ class Emulated:
 
     def answer(self, arguments: Arguments, cotangents: Sequence[Values] | None) -> Answer:
         """The call with gradients for every tensor, for mutants by hand."""
-        return self(arguments, cotangents, self.operator.tensors_of(arguments))
+        return self(arguments, cotangents, self.operator.differentiated_in(arguments))
 
     def _answer(self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str]) -> Answer:
         outputs, gradients = self.raw(arguments, cotangents, by)
-        return Answer(tuple(map(self.returned, outputs)), {n: self.returned(g) for n, g in gradients.items()})
+        return Answer(
+            tuple(self.returned(o, number) for number, o in enumerate(outputs)),
+            {n: self.returned(g, n) for n, g in gradients.items()},
+        )
+
+    def kept(self, what: int | str) -> Format:
+        """The format of an output, by number, or of a gradient, by name: float32 at least where that is accepted."""
+        own = FORMATS[self.dtype]
+        wide = what in self.operator.wide if isinstance(what, int) else what not in self.operator.tensors
+        return at_least_single(own) if wide else own
 
     def raw(
         self, arguments: Arguments, cotangents: Sequence[Values] | None = None, by: Sequence[str] = ()
@@ -275,14 +284,15 @@ class Emulated:
             raise KernelError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
         return tuple(o.parts[0] for o in outputs), {n: g.parts[0] for n, g in gradients.items()}
 
-    def returned(self, value: Part) -> Values:
-        """Extended numbers rounded once to the dtype of the kernel, and writable."""
+    def returned(self, value: Part, what: int | str) -> Values:
+        """Extended numbers of an output or a gradient, rounded once to what is returned, and writable."""
+        last = self.kept(what)
         with np.errstate(all="ignore"):
             kept = np.asarray(value, EXTENDED)
             if self.keeps is not None:
                 kept = self.keeps.round(kept, self.mode)
-            kept = FORMATS[self.dtype].round(kept, self.mode)
-            return np.array(kept.astype(np.float64).astype(DTYPES[self.dtype]))
+            kept = last.round(kept, self.mode)
+            return np.array(kept.astype(np.float64).astype(DTYPES[last.name]))
 
 
 # The wrong one -----------------------------------------------------------------------------------------------------
@@ -377,7 +387,7 @@ def passed(
     evaluate(kernel.definition, kernel.arithmetic(sites), arguments)
     terms: dict[Term, None] = {}
     if cotangents is not None:
-        by = kernel.operator.tensors_of(arguments)
+        by = kernel.operator.differentiated_in(arguments)
         differentiate(
             kernel.definition, kernel.arithmetic(), arguments, cotangents, by, lambda b: Forgetful(b, terms=terms)
         )

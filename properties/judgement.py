@@ -381,7 +381,9 @@ class _Run:
         dtype = first.dtype
         with np.errstate(all="ignore"):
             mean = np.full(exact.shape, exact.midpoint.mean() if exact.midpoint.size else 0).astype(dtype)
-        nulls = [np.zeros(exact.shape, dtype), mean]
+        nulls = [np.zeros(exact.shape, dtype)]
+        if exact.midpoint.size > 1:
+            nulls.append(mean)
         if first.shape == exact.shape and trial.case.regime != "zeros":
             nulls.append(first)
         stale = self._stale.get(exact.shape)

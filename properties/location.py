@@ -122,11 +122,11 @@ def _arrays(operator: Operator, trials: Sequence[Trial]) -> Iterator[tuple[str, 
     asked = [t for t in trials if t.differentiated]
     if some or not asked:
         return
-    for name in operator.tensors:
+    for name in operator.differentiated:
         pieces = [
             _Piece(t, t.answer(gradients=True).gradients[name], t.exact_gradient[name], t.gradient_bound[name])
             for t in asked
-            if name in t.tensors and _usable(t, name)
+            if name in t.by and _usable(t, name)
         ]
         if any(p.wrong.any() for p in pieces):
             yield f"gradient of {name}", pieces
@@ -327,7 +327,7 @@ def _of_cases(operator: Operator, elements: _Elements) -> Iterator[_Predicate]:
     def predicate(name: str, text: str, of: Callable[[int], bool]) -> _Predicate:
         return _Predicate(name, text, elements.by_case(of))
 
-    for regime in REGIMES:
+    for regime in (*REGIMES, *operator.regimes):
         told = f"only in the regime {regime}"
         yield predicate(f"regime {regime}", told, lambda i, r=regime: cases[i].regime == r)  # type: ignore[misc]
     for tensor in operator.tensors:

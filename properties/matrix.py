@@ -32,8 +32,9 @@ from assay.properties.mutants import Mutant, mutants, right, right_kernels
 from assay.properties.others import RULES
 from assay.properties.robustness import checks
 from assay.properties.trial import KernelError, Trial
+from assay.reference.arithmetic.array import Part
 from assay.reference.arithmetic.formatted import EXTENDED
-from assay.reference.arithmetic.precision import FORMATS, PRECISIONS
+from assay.reference.arithmetic.precision import PRECISIONS
 
 
 Fate = Literal["killed", "equivalent", "legal", "explained", "survived"]
@@ -77,7 +78,7 @@ class Bench:
     operator: Operator
     dtype: str
     effort: Effort = FIRST_KILL
-    _raw: dict[int, Any] = field(default_factory=dict, repr=False)
+    _raw: dict[int, tuple[tuple[Part, ...], dict[str, Part]]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def right(self) -> Emulated:
@@ -89,12 +90,6 @@ class Bench:
         if not found:
             raise ValueError(f"{self.operator.name} has no case in {self.dtype} that the right kernel can compute")
         return found
-
-    def raw(self, trial: Trial) -> tuple[tuple[Values, ...], dict[str, Values]]:
-        """What the right kernel computes in one of the trials, before the last rounding."""
-        if id(trial) not in self._raw:
-            self._raw[id(trial)] = self.right.raw(trial.case.arguments, trial.cotangents, trial.tensors)
-        return self._raw[id(trial)]
 
     @cached_property
     def mutants(self) -> list[Mutant]:
@@ -110,6 +105,13 @@ class Bench:
         """For each parameter, SIGMAS standard errors of the shift that the right kernel shows on these cases: what is
         smaller cannot be told from its rounding noise."""
         return {p.name: self._resolution(p.name) for p in self.operator.parameters}
+
+    def raw(self, trial: Trial) -> tuple[tuple[Part, ...], dict[str, Part]]:
+        """Outputs and gradients of the right kernel before the last rounding, computed once for all mutants."""
+        if id(trial) not in self._raw:
+            by = trial.by
+            self._raw[id(trial)] = self.right.raw(trial.case.arguments, trial.cotangents, by)
+        return self._raw[id(trial)]
 
     def _smooth(self, trial: Trial, site: Site | None = None, name: str = "", shift: float = 0.0) -> Any:
         """The outputs without any rounding, over the bound; one site moved by its unit roundoff, or a parameter."""
@@ -133,7 +135,7 @@ class Bench:
         energy = sum(float(s @ s) for s in slopes)
         if not energy:
             return np.inf  # the function does not depend on it: nothing can be seen
-        total = FORMATS[self.dtype].u * abs(sum(float(s @ h) for s, h in zip(slopes, here, strict=True))) / energy
+        total = self.right.kept(0).u * abs(sum(float(s @ h) for s, h in zip(slopes, here, strict=True))) / energy
         for site in sites:
             moved = (self._smooth(t, site) - h for t, h in zip(trials, here, strict=True))
             total += abs(sum(float(s @ m) for s, m in zip(slopes, moved, strict=True))) / energy
@@ -215,7 +217,7 @@ def _reason(bench: Bench, mutant: Mutant) -> tuple[Fate, str]:
 
 def _same(bench: Bench, wrong: Wrong, trial: Trial) -> bool:
     """Are outputs and gradients the same bits as those of the right kernel?"""
-    by = trial.tensors
+    by = trial.by
     one = wrong(trial.case.arguments, trial.cotangents, by)
     two = bench.right(trial.case.arguments, trial.cotangents, by)
     pairs = [*zip(one.outputs, two.outputs, strict=True), *((one.gradients[n], two.gradients[n]) for n in by)]
@@ -224,17 +226,18 @@ def _same(bench: Bench, wrong: Wrong, trial: Trial) -> bool:
 
 def _share(bench: Bench, wrong: Wrong, trial: Trial) -> float:
     """max |wrong - right| / bound, before the last rounding, over outputs and gradients."""
-    by = trial.tensors
+    by = trial.by
     one, by_one = wrong.base.raw(wrong.arguments(trial.case.arguments), trial.cotangents, by)
     two, by_two = bench.raw(trial)
     worst = 0.0
-    for a, b, bound in [
-        *zip(one, two, trial.bound, strict=True),
-        *((by_one[n], by_two[n], trial.gradient_bound[n]) for n in by),
-    ]:
+    pairs: list[tuple[int | str, Values, Values, Values]] = [
+        *zip(range(len(one)), one, two, trial.bound, strict=True),
+        *((n, by_one[n], by_two[n], trial.gradient_bound[n]) for n in by),
+    ]
+    for what, a, b, bound in pairs:
         with np.errstate(all="ignore"):
             # What the last rounding hides is no movement: the bound is zero where the exact result is representable.
-            hidden = (wrong.base.returned(a) == bench.right.returned(b)) & (bound == 0)
+            hidden = (wrong.base.returned(a, what) == bench.right.returned(b, what)) & (bound == 0)
             ratio = np.where((a == b) | hidden | np.isinf(bound) | ~np.isfinite(b), 0, np.abs(a - b) / bound)
         worst = max(worst, float(np.where(np.isnan(ratio), np.inf, ratio).max(initial=0)))
     return worst
@@ -293,7 +296,7 @@ class Field:
     def truth(self, trial: Trial) -> list[Compared]:
         """Exact, naive, and which elements count, for each output and gradient."""
         if id(trial) not in self.known:
-            by = trial.tensors
+            by = trial.by
             answer = self.naive(trial.case.arguments, trial.cotangents, by)
             exact = [*(e.midpoint for e in trial.exact), *(trial.exact_gradient[n].midpoint for n in by)]
             naive = [*answer.outputs, *(answer.gradients[n] for n in by)]
@@ -306,7 +309,7 @@ class Field:
         """For each rule: does it reject the kernel in some case, and in some ordinary case?"""
         out = dict.fromkeys(RULES, (False, False))
         for trial in self.bench.trials:
-            by = trial.tensors
+            by = trial.by
             ordinary = trial.case.regime == "ordinary"
             asked = [rule for rule, (some, plain) in out.items() if not (plain if ordinary else some)]
             if not asked:
@@ -325,7 +328,7 @@ class Field:
         try:
             with np.errstate(all="ignore"):
                 return all(
-                    RULES[rule](*_asked(got, exact, naive, asked), self.bench.dtype)
+                    RULES[rule](*_asked(got, exact, naive, asked), str(naive.dtype))
                     for got, (exact, naive, asked) in zip(arrays, self.truth(trial), strict=True)
                 )
         except ValueError:  # shapes that do not broadcast

@@ -407,7 +407,7 @@ def _classes(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Ite
     limits = FORMATS[base.dtype]
     first = operator.tensors[0]
     large = 2.0 ** (limits.emax // 2)
-    other = DTYPES["float64" if base.dtype == "float32" else "float32"]
+    other = DTYPES["float64" if base.kept(0).name == "float32" else "float32"]
 
     def mutant(name: str, text: str, write: Write, kind: Kind = "class") -> Mutant:
         return Mutant(name, kind, text, base, {"write": write})
@@ -423,7 +423,8 @@ def _classes(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Ite
     yield mutant("another dtype", f"returns {other}", lambda o, m, a: o.astype(other))
     yield mutant("one more axis", "returns a shape that broadcasts", lambda o, m, a: o[None])
     yield mutant("zeros", "returns zeros", lambda o, m, a: np.zeros_like(o), "null")
-    yield mutant("mean", "returns the mean of the right answer", lambda o, m, a: _mean(o), "null")
+    if any(t.exact[0].midpoint.size > 1 for t in trials):
+        yield mutant("mean", "returns the mean of the right answer", lambda o, m, a: _mean(o), "null")
     yield mutant("stale", "returns what the previous call of that shape returned", _whole_stale, "null")
     if any(t.case.arguments[first].shape == t.exact[0].shape for t in trials):
         yield mutant(
@@ -436,7 +437,7 @@ def _classes(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Ite
 def _reaches(trial: Trial, large: float) -> bool:
     """Is there a finite result above `large` of which something is demanded?"""
     exact, bound = trial.exact[0].midpoint, trial.bound[0]
-    limit = FORMATS[trial.case.dtype].max
+    limit = trial.formats[0].max
     return bool(((np.abs(exact) > 2 * large) & (np.abs(exact) + bound < limit)).any())
 
 
@@ -455,7 +456,7 @@ def _whole_stale(out: Values, memory: Memory, arguments: Arguments) -> Values:
 
 def _flicker(out: Values, memory: Memory, arguments: Arguments) -> Values:
     flat = out.reshape(-1)
-    which = memory.calls % (out.size + 1)
+    which = memory.calls % (out.size + 2)  # of two calls with one between them, one at least moves another element
     if which < out.size:
         flat[which] = np.nextafter(flat[which], flat.dtype.type(np.inf))
     return out
@@ -471,13 +472,15 @@ def _gradients(operator: Operator, base: Emulated, trial: Trial, texts: Sequence
     def of(name: str, function: Callable[[Values], Values]) -> Callable[[dict[str, Values]], dict[str, Values]]:
         return lambda g: {**g, name: function(np.array(g[name]))} if name in g else g
 
+    for name in operator.differentiated:
+        title = f"gradient of {name}"
+        yield mutant(f"{title} zero", f"returns zeros as the {title}", of(name, np.zeros_like))
+        for factor, told in ((0.5, "halved"), (-1.0, "negated"), (1 + 2.0**-6, "times 1 + 1/64")):
+            scaled = of(name, partial(_times, factor))
+            yield mutant(f"{title} {told}", f"returns the {title} {told}", scaled)
     tensors = [i for i in operator.inputs if isinstance(i, Tensor)]
     for item in tensors:
         title = f"gradient of {item.name}"
-        yield mutant(f"{title} zero", f"returns zeros as the {title}", of(item.name, np.zeros_like))
-        for factor, told in ((0.5, "halved"), (1 + 2.0**-6, "times 1 + 1/64")):
-            scaled = of(item.name, partial(_times, factor))
-            yield mutant(f"{title} {told}", f"returns the {title} {told}", scaled)
         for axis, letter in enumerate(item.axes.split()):
             dropped = of(item.name, partial(_without_last, axis))
             yield mutant(f"last {letter} of the {title}", f"leaves out the last {letter} of the {title}", dropped)
@@ -487,9 +490,11 @@ def _gradients(operator: Operator, base: Emulated, trial: Trial, texts: Sequence
                 yield mutant(
                     f"{title} is that of {other.name}", f"returns the gradient of {other.name} as the {title}", swapped
                 )
-    text = "reads the cotangent as if it were contiguous"
-    pull: dict[str, Any] = {"pull": lambda given: tuple(misread(c, contiguous_strides(c.shape)) for c in given)}
-    yield Mutant("cotangent taken as contiguous", "gradient", text, base, pull)
+    pull: dict[str, Any]
+    if any(e.shape for e in trial.exact):  # a single number has no strides
+        text = "reads the cotangent as if it were contiguous"
+        pull = {"pull": lambda given: tuple(misread(c, contiguous_strides(c.shape)) for c in given)}
+        yield Mutant("cotangent taken as contiguous", "gradient", text, base, pull)
     for number in range(len(trial.exact) if len(trial.exact) > 1 else 0):
         pull = {"pull": partial(_silenced, number)}
         yield Mutant(f"cotangent {number} ignored", "gradient", f"ignores the cotangent of output {number}", base, pull)

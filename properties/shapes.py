@@ -32,7 +32,8 @@ def sizes_around_powers_of_two(trial: Trial) -> bool:
     short = {letter: 2 if letter in even else 1 for letter in trial.lengths}
     found = False
     for letter in (one for one in short if one not in NEVER_LONG):
-        size = int(random.choice(EVEN_SIZES if letter in even else SIZES))
+        sizes = EVEN_SIZES if letter in even else SIZES
+        size = int(random.choice(sizes[:3] if letter in trial.operator.paired else sizes))
         other = trial.at(trial.resized({**short, letter: size}))
         if other is not None:
             found = True

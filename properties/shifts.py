@@ -257,7 +257,7 @@ def _coherent(text: Definition, fit: _Fit, projection: Values) -> float:
             if isinstance(value, Node):
                 lifted[name] = tape.variable(value.value)
         output = as_tuple(text(**lifted))[0]
-        kept = fit.trial.output_format
+        kept = fit.trial.formats[0]
         for node, g in tape.sweep(ordered(output), output, below.lift(projection)):
             total += of(node.value).roundoff(node.step) * _moved(node.value, g)
         total += kept.u * _moved(output.value, below.lift(projection))

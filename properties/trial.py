@@ -27,7 +27,7 @@ from assay.reference.arithmetic.oracle import (
     gradient_oracle,
     oracle,
 )
-from assay.reference.arithmetic.precision import EXTENDED, FORMATS, PRECISIONS, Format, Precision, natural
+from assay.reference.arithmetic.precision import EXTENDED, FLOAT32, FORMATS, PRECISIONS, Format, Precision, natural
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,9 @@ class Trial:
         self.broken = False
         """A demand was broken in it."""
         self._answers: dict[bool, Answer] = {}
-        self._bounds: dict[Any, tuple[Values, ...]] = {}
+        self._errors: dict[Any, tuple[tuple[Array, ...], ...]] = {}
+        self._bounds: dict[tuple[str, ...], tuple[Values, ...]] = {}
+        self._gradient_bounds: dict[Any, dict[str, Values]] = {}
         self.sensitivities: dict[str, Values] = {}
         """By the name of a number of the definition, how the exact output moves with it; filled where it is needed."""
         self._known: Trial | None = None
@@ -167,10 +169,10 @@ class Trial:
         if (subject.form, subject.precision) != (self.subject.form, self.subject.precision):
             other._known, other._cotangents = self, self.cotangents
             return other
-        for known in ("_bound", "_exact", "_gradient_bound", "_exact_gradient", "_cotangents"):
+        for known in ("_exact", "_gradient_bound", "_exact_gradient", "_cotangents"):
             if hasattr(self, known):
                 setattr(other, known, getattr(self, known))
-        other._bounds = self._bounds
+        other._errors, other._bounds, other._gradient_bounds = self._errors, self._bounds, self._gradient_bounds
         return other
 
     @property
@@ -178,8 +180,23 @@ class Trial:
         return self.subject.precision or natural(self.case.dtype).name
 
     @property
-    def output_format(self) -> Format:
-        return FORMATS[self.case.dtype]
+    def formats(self) -> tuple[Format, ...]:
+        """The format of each output: that of the case, or a wider one that the operator allows and the kernel chose."""
+        answer = next(iter(self._answers.values()), None)
+        if answer is None:
+            return (FORMATS[self.case.dtype],) * len(self._errors_of({})[0])
+        return tuple(FORMATS[str(o.dtype)] for o in answer.outputs)
+
+    @property
+    def by(self) -> tuple[str, ...]:
+        """The arguments whose gradients the kernel owes."""
+        operator = self.operator
+        owed = operator.differentiated_in(self.case.arguments)
+        return tuple(n for n in owed if n in operator.tensors or self.subject.supports(n))
+
+    def _format_of_gradient(self, name: str) -> Format:
+        own = FORMATS[self.case.dtype]
+        return own if name in self.operator.tensors else at_least_single(own)
 
     @property
     def forms(self) -> Mapping[str, Definition]:
@@ -190,7 +207,7 @@ class Trial:
     @property
     def tensors(self) -> tuple[str, ...]:
         """The inputs of the case that take gradients."""
-        return self.operator.tensors_of(self.case.arguments)
+        return tuple(n for n in self.operator.tensors if self.case.arguments.get(n) is not None)
 
     @property
     def inputs(self) -> tuple[Tensor | Integers, ...]:
@@ -213,7 +230,7 @@ class Trial:
         """What the kernel returns for the case itself."""
         if gradients not in self._answers:
             cotangents = self.cotangents if gradients else None
-            answer = self.subject(self.case.arguments, cotangents, self.tensors if gradients else ())
+            answer = self.subject(self.case.arguments, cotangents, self.by if gradients else ())
             self._checked(answer.outputs, self.exact)
             self._answers[gradients] = answer
         return self._answers[gradients]
@@ -243,10 +260,28 @@ class Trial:
     def calls(self, **changes: Any) -> tuple[Array, ...]:
         """The same with all outputs."""
         arguments = self.case.with_arguments(**changes)
-        bound = self._bound_with(changes) if changes else self.bound
+        errors = self._errors_of(changes)
         outputs = self.subject(arguments, None, ()).outputs
-        self._check_shapes(outputs, tuple(b.shape for b in bound))
-        return tuple(JUDGE.approximate(o, b) for o, b in zip(outputs, bound, strict=True))
+        self._check_shapes(outputs, tuple(e.shape for e in errors[0]))
+        bounds = _kept(errors, [FORMATS[str(o.dtype)] for o in outputs])
+        return tuple(JUDGE.approximate(o, b) for o, b in zip(outputs, bounds, strict=True))
+
+    def gradients(self, **changes: Any) -> dict[str, Array] | None:
+        """The kernel's gradients likewise; None where it has none. The cotangents are random."""
+        if not self.subject.differentiable:
+            return None
+        if changes:
+            arguments = self.case.with_arguments(**changes)
+            cotangents = tuple(self.case.cotangent(e.shape, i) for i, e in enumerate(self._errors_of(changes)[0]))
+            key = _key(changes)
+            if key not in self._gradient_bounds:
+                self._gradient_bounds[key] = self._gradient_bound_for(arguments, cotangents)
+            bounds = self._gradient_bounds[key]
+            found = self.subject(arguments, cotangents, self.by).gradients
+        else:
+            bounds, found = self.gradient_bound, self.answer(gradients=True).gradients
+        self._check_gradients(found, {n: b.shape for n, b in bounds.items()})
+        return {n: JUDGE.approximate(found[n], bounds[n]) for n in self.by}
 
     # Its arguments -------------------------------------------------------------------------------------------------
 
@@ -284,7 +319,7 @@ class Trial:
         self, mode: str = "", arguments: Arguments | None = None, cotangents: Sequence[Values] | None = None
     ) -> Answer:
         """What the kernel returns, called in some mode; with cotangents, also the gradients. Nothing is compared."""
-        by = self.tensors if cotangents is not None else ()
+        by = self.by if cotangents is not None else ()
         arguments = self.case.arguments if arguments is None else arguments
         return self.subject(arguments, cotangents, by, mode) if mode else self.subject(arguments, cotangents, by)
 
@@ -332,39 +367,45 @@ class Trial:
     @property
     def bound(self) -> tuple[Values, ...]:
         """How far each output of the kernel may be off, under the form and precision that it claims."""
-        if not hasattr(self, "_bound"):
-            self._bound = self._bound_for(self.case.arguments, self.case.regime)
-        return self._bound
+        return self._bound_in(self.formats)
 
-    def _bound_with(self, changes: Mapping[str, Any]) -> tuple[Values, ...]:
-        """The bound for the case with some arguments changed, derived once for all kernels that share the truth."""
-        key = tuple((n, v.shape, v.tobytes()) if isinstance(v, np.ndarray) else (n, v) for n, v in changes.items())
+    def _bound_in(self, formats: tuple[Format, ...]) -> tuple[Values, ...]:
+        key = tuple(f.name for f in formats)
         if key not in self._bounds:
-            self._bounds[key] = self._bound_for(self.case.with_arguments(**changes))
+            self._bounds[key] = _kept(self._errors_of({}), formats)
         return self._bounds[key]
 
-    def _bound_for(self, arguments: Arguments, regime: str | None = None) -> tuple[Values, ...]:
-        found = [bound_of(text, arguments, self.precision, self.case.dtype, regime) for text in self.forms.values()]
-        return _loosest(found)
+    def _errors_of(self, changes: Mapping[str, Any]) -> tuple[tuple[Array, ...], ...]:
+        """The outputs of each form with their errors, before the last rounding, for the case with some arguments
+        changed: derived once for all kernels that share the truth."""
+        key = _key(changes)
+        if key not in self._errors:
+            xp = bounded(self.precision, None if changes else self.case.regime)
+            arguments = self.case.with_arguments(**changes)
+            self._errors[key] = tuple(evaluate(text, xp, arguments) for text in self.forms.values())
+        return self._errors[key]
 
     @property
     def exact(self) -> tuple[Enclosure, ...]:
         """The exact outputs."""
         if not hasattr(self, "_exact"):
+            own = FORMATS[self.case.dtype]
+            count = len(self._errors_of({})[0])
+            # The narrowest bound that the kernel may be held to.
+            bound = self._bound_in(
+                tuple(at_least_single(own) if i in self.operator.wide else own for i in range(count))
+            )
             known = self._known.exact if self._known is not None else ()
-            if known and decides(known, self.bound):
+            if known and decides(known, bound):
                 self._exact = known
             else:
-                self._exact = oracle(self.operator.definition, self.case.arguments, self.bound)
+                self._exact = oracle(self.operator.definition, self.case.arguments, bound)
         return self._exact
 
     @property
     def gradient_bound(self) -> dict[str, Values]:
         if not hasattr(self, "_gradient_bound"):
-            found = [self._gradient_bound_of(text) for text in self.forms.values()]
-            if self.operator.backward is not None:
-                found.append(self._written_gradient_bound(self.operator.backward))
-            self._gradient_bound = {name: _loosest([(bound[name],) for bound in found])[0] for name in self.tensors}
+            self._gradient_bound = self._gradient_bound_for(self.case.arguments, self.cotangents, self.case.regime)
         return self._gradient_bound
 
     @property
@@ -379,18 +420,22 @@ class Trial:
                 )
         return self._exact_gradient
 
-    def _gradient_bound_of(self, text: Definition) -> dict[str, Values]:
-        xp = bounded(self.precision, self.case.regime)
-        found = differentiate(text, xp, self.case.arguments, self.cotangents, self.tensors)[1]
-        return {name: _returned(g, FORMATS[self.case.dtype]) for name, g in found.items()}
+    def _gradient_bound_for(
+        self, arguments: Arguments, cotangents: Sequence[Values], regime: str | None = None
+    ) -> dict[str, Values]:
+        """The loosest over the derivatives of the forms and the gradients as kernels write them."""
+        by = self.operator.differentiated_in(arguments)
+        xp = bounded(self.precision, regime)
+        found = [differentiate(text, xp, arguments, cotangents, by)[1] for text in self.forms.values()]
+        backward = self.operator.backward
+        if backward is not None:
+            plain = bounded(self.precision)
 
-    def _written_gradient_bound(self, backward: Definition) -> dict[str, Values]:
-        def text(**arguments: Any) -> Any:
-            return backward(tuple(xp.lift(c) for c in self.cotangents), **arguments)
+            def text(**lifted: Any) -> Any:
+                return backward(tuple(plain.lift(c) for c in cotangents), **lifted)
 
-        xp = bounded(self.precision)
-        found = bound_of(text, self.case.arguments, self.precision, self.case.dtype)
-        return dict(zip(self.tensors, found, strict=True))
+            found.append(dict(zip(by, evaluate(text, plain, arguments), strict=True)))
+        return {n: _loosest([(_returned(f[n], self._format_of_gradient(n)),) for f in found])[0] for n in by}
 
     # Comparing -------------------------------------------------------------------------------------------------------
 
@@ -404,20 +449,17 @@ class Trial:
     def agrees(self, outputs: Sequence[Values]) -> float:
         """The headroom of these outputs. Raises: Violation where they are not those of the case."""
         self._checked(outputs, self.exact)
-        found = zip(outputs, self.exact, self.bound, strict=True)
+        bounds = self._bound_in(tuple(FORMATS[str(o.dtype)] for o in outputs))
+        found = zip(outputs, self.exact, bounds, strict=True)
         return max(self.compare(_named(n, len(self.exact)), *parts) for n, parts in enumerate(found))
 
     def gradients_agree(self, gradients: Mapping[str, Values]) -> float:
         """The same for gradients."""
-        headroom = 0.0
-        for name in self.tensors:
-            what = f"gradient of {name}"
-            if name not in gradients:
-                raise Violation(f"there is no {what}")
-            exact, bound = self.exact_gradient[name], self.gradient_bound[name]
-            self._check_array(what, gradients[name], exact.shape)
-            headroom = max(headroom, self.compare(what, gradients[name], exact, bound))
-        return headroom
+        self._check_gradients(gradients, {n: self.exact_gradient[n].shape for n in self.by})
+        return max(
+            self.compare(f"gradient of {n}", gradients[n], self.exact_gradient[n], self.gradient_bound[n])
+            for n in self.by
+        )
 
     def fits(
         self, definition: Definition, arguments: Arguments, *, own: bool = True, slack: Values | float = 0.0
@@ -429,7 +471,7 @@ class Trial:
         """
         texts = self.forms.values() if own else (definition,)
         try:
-            bounds = _loosest([bound_of(text, arguments, self.precision, self.case.dtype) for text in texts])
+            bounds = _loosest([bound_of(text, arguments, self.precision, self.formats) for text in texts])
             exact = oracle(definition, arguments, bounds)
         except (ArithmeticError, ValueError):
             return None
@@ -462,24 +504,49 @@ class Trial:
     def _check_shapes(self, outputs: Sequence[Values], shapes: Sequence[tuple[int, ...]]) -> None:
         if len(outputs) != len(shapes):
             raise Violation(f"it returns {len(outputs)} arrays instead of {len(shapes)}")
+        own = FORMATS[self.case.dtype]
         for number, (got, shape) in enumerate(zip(outputs, shapes, strict=True)):
-            self._check_array(_named(number, len(shapes)), got, shape)
+            wider = at_least_single(own) if number in self.operator.wide else own
+            _check_array(_named(number, len(shapes)), got, shape, (own, wider))
 
-    def _check_array(self, what: str, got: Values, shape: tuple[int, ...]) -> None:
-        if got.shape != shape:
-            raise Violation(f"the {what} has shape {got.shape} instead of {shape}")
-        if got.dtype != DTYPES[self.case.dtype]:
-            raise Violation(f"the {what} has dtype {got.dtype} instead of {self.case.dtype}")
+    def _check_gradients(self, gradients: Mapping[str, Values], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        for name in self.by:
+            if name in shapes and name not in gradients:
+                raise Violation(f"there is no gradient of {name}")
+            if name in shapes:
+                _check_array(f"gradient of {name}", gradients[name], shapes[name], (self._format_of_gradient(name),))
+
+
+def _key(changes: Mapping[str, Any]) -> Any:
+    """Tells changes of arguments from each other."""
+    return tuple((n, v.shape, v.tobytes()) if isinstance(v, np.ndarray) else (n, v) for n, v in changes.items())
+
+
+def _check_array(what: str, got: Values, shape: tuple[int, ...], formats: Sequence[Format]) -> None:
+    if got.shape != shape:
+        raise Violation(f"the {what} has shape {got.shape} instead of {shape}")
+    if str(got.dtype) not in (f.name for f in formats):
+        raise Violation(f"the {what} has dtype {got.dtype} instead of {formats[0].name}")
+
+
+def at_least_single(format: Format) -> Format:
+    """float32 for what is narrower."""
+    return FLOAT32 if format.bits < FLOAT32.bits else format
 
 
 def bound_of(
-    text: Definition, arguments: Arguments, precision: str, dtype: str, regime: str | None = None
+    text: Definition, arguments: Arguments, precision: str, formats: Sequence[Format], regime: str | None = None
 ) -> tuple[Values, ...]:
-    """How far a kernel of this form and precision may be off, element by element, for each output.
+    """How far a kernel of this form and precision may be off, element by element, for each output and its format.
 
     `regime`: that of the arguments, if they are as they were drawn.
     """
-    return tuple(_returned(o, FORMATS[dtype]) for o in evaluate(text, bounded(precision, regime), arguments))
+    return _kept([evaluate(text, bounded(precision, regime), arguments)], formats)
+
+
+def _kept(errors: Sequence[Sequence[Array]], formats: Sequence[Format]) -> tuple[Values, ...]:
+    """The loosest bound of several forms, for each output, once it is rounded to its format."""
+    return _loosest([[_returned(o, f) for o, f in zip(outputs, formats, strict=True)] for outputs in errors])
 
 
 def _returned(output: Array, dtype: Format) -> Values:
@@ -505,7 +572,7 @@ def outside(got: Values, exact: Enclosure, bound: Values, dtype: str) -> tuple[V
         wide = got.astype(np.longdouble)  # what was never written may hold a signaling NaN
     infinite = np.isinf(exact.midpoint) & (exact.radius == 0) & np.isfinite(bound)
     judged = np.isfinite(bound) & np.isfinite(exact.radius) & ~infinite
-    limit = FORMATS[dtype].max
+    limit = FORMATS.get(str(got.dtype), FORMATS[dtype]).max
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         error = np.abs(wide - exact.midpoint)
         ratio = np.where(error <= exact.radius, 0, error / bound)

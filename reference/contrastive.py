@@ -45,7 +45,7 @@ def clip_loss(
     alone ("image") or columns alone ("text").
 
     Error: none in exact arithmetic; over balls the result is an enclosure.
-    Raises: ValueError for an unknown normalisation or direction.
+    Raises: ValueError for an unknown normalisation or direction, or for positives of another shape.
 
     >>> import numpy as np
     >>> float(clip_loss(np.eye(2), np.zeros((2, 2)), scale=1)) == np.log(2)
@@ -76,7 +76,7 @@ def siglip_loss(
     """loss[] of image[n, d] and text[n, d]. `normalisation`: the sum over pairs is divided by n, by n*n or not.
 
     Error: none in exact arithmetic; over balls the result is an enclosure.
-    Raises: ValueError for an unknown normalisation.
+    Raises: ValueError for an unknown normalisation, or for positives of another shape.
 
     >>> import numpy as np
     >>> float(siglip_loss(np.zeros((1, 1)), np.zeros((1, 1)), scale=1, bias=0)) == np.log(2)
@@ -149,23 +149,20 @@ def _clip(
 ) -> Any:
     """`summands` of scores: a shift m of each row, and exp(s - m)."""
     s = _scores(image, text, scale)
-    losses = [
-        _where_any(own, _cross_entropy(t, own, *summands(t))) for t, own in _both(s, positive_pairs(s, positives))
-    ]
+    losses = [_where_any(own, cross_entropy(t, own, *summands(t))) for t, own in _both(s, positive_pairs(s, positives))]
     return _both_directions(losses, s.shape[0], **conventions)
 
 
-def _cross_entropy(s: Any, own: Any, m: Any, w: Any) -> Any:
+def cross_entropy(s: Any, own: Any, m: Any, w: Any) -> Any:
+    """ln sum exp(s) less the mean of the positive scores, by row [n], from a shift m[n, 1] and w = exp(s - m)."""
     xp = array_namespace(s)
     log, mean = xp.log(xp.sum(w, axis=-1, keepdims=True)), mean_of_positives(s, own)[1]
-    unit = xp.log(xp.asarray(2, dtype=s.dtype))
-    row = either(
-        s,
-        lambda: log - (mean - m),
-        lambda: (m + log) - mean,
-        lambda: unit * (m * (1 / unit) + log * (1 / unit)) - mean,
-    )
-    return row[..., 0]
+
+    def of_logarithms_to_base_2() -> Any:
+        unit = xp.log(xp.asarray(2, dtype=s.dtype))
+        return unit * (m * (1 / unit) + log * (1 / unit)) - mean
+
+    return either(s, lambda: log - (mean - m), lambda: (m + log) - mean, of_logarithms_to_base_2)[..., 0]
 
 
 def _merged(a: Any, b: Any) -> Any:
@@ -196,9 +193,7 @@ def subtracted(image: Any, text: Any, *, scale: Any, bias: Any, positives: Any =
     xp = array_namespace(image)
     logits = _scores(image, text, scale) + bias
     own, zero = positive_pairs(logits, positives), xp.zeros_like(logits)
-    plus = either(
-        logits, lambda: _softplus(logits), lambda: _softplus_of_sum(logits), lambda: logits - (-_softplus(-logits))
-    )
+    plus = softplus_of_kernels(logits)
     divisor = divisor_of("siglip", logits.shape[0], normalisation)
     return either(
         logits,
@@ -218,6 +213,7 @@ def _siglip(
     divisor = divisor_of("siglip", logits.shape[0], normalisation)
     return either(
         logits,
+        lambda: xp.sum(xp.sum(each, axis=-1)) / divisor,
         lambda: xp.sum(each) / divisor,
         lambda: xp.sum(each * (1 / xp.asarray(divisor, dtype=logits.dtype))),
         lambda: xp.sum(xp.sum(each, axis=-1) * (1 / xp.asarray(divisor, dtype=logits.dtype))),
@@ -362,10 +358,13 @@ def _scores(image: Any, text: Any, scale: Any) -> Any:
 
 def positive_pairs(s: Any, positives: Any) -> Any:
     """Which pairs belong together, [n, n]; None: the diagonal."""
+    n = s.shape[0]
     if positives is not None:
+        if positives.shape != (n, n):
+            raise ValueError(f"positives must be [{n}, {n}], not {list(positives.shape)}")
         return positives
     xp = array_namespace(s)
-    i = xp.arange(s.shape[0])
+    i = xp.arange(n)
     return i[:, None] == i[None, :]
 
 
@@ -398,6 +397,11 @@ def _shifted(s: Any) -> Any:
 def _blocked(s: Any) -> Any:
     """The same as blocks give it."""
     return either(s, lambda: rescaled(s, None), lambda: rescaled(s, None, log2=True))
+
+
+def softplus_of_kernels(y: Any) -> Any:
+    """ln(1 + exp(y)) in any of the ways in use."""
+    return either(y, lambda: _softplus(y), lambda: _softplus_of_sum(y), lambda: y - (-_softplus(-y)))
 
 
 def _softplus(y: Any) -> Any:

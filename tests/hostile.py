@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
-import mmap
 import os
 import signal
 import sys
@@ -66,9 +65,7 @@ def stops(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
 def fills_memory(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     held = []
     while True:
-        held.append(mmap.mmap(-1, 1 << 26))
-        for at in range(0, 1 << 26, 4096):
-            held[-1][at] = 1
+        held.append(b"\1" * (1 << 26))
 
 
 def forks(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:

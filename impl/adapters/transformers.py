@@ -280,3 +280,15 @@ def sdpa_attention(
         mask = mask.to(q.dtype)
     layer = _Layer(q.shape[1] // k.shape[1])
     return sdpa_attention_forward(layer, q, k, v, mask, scaling=scale, is_causal=causal)[0].transpose(1, 2)
+
+
+# Losses ------------------------------------------------------------------------------------------------------------
+
+
+@kernel("clip_loss", dtypes=ALL, requires=("transformers",))
+def clip(image: torch.Tensor, text: torch.Tensor, *, scale: float | torch.Tensor) -> torch.Tensor:
+    """`image_text_contrastive_loss` of the logits as CLIPModel computes them from its normalised features."""
+    import torch
+
+    logits_per_text = torch.matmul(text, image.t()) * scale
+    return _modeling("clip").image_text_contrastive_loss(logits_per_text)

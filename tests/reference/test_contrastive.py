@@ -229,3 +229,10 @@ def test_an_unknown_convention_is_told(definition: Any) -> None:
     if not bias:
         with pytest.raises(ValueError, match="directions must be one of averaged, "):
             definition(np.eye(2), np.eye(2), scale=1, directions="both")
+
+
+@pytest.mark.parametrize("definition", [reference.clip_loss, reference.siglip_loss])
+def test_positives_of_another_shape_mean_nothing(definition: Any) -> None:
+    bias = {"bias": 0.0} if definition is reference.siglip_loss else {}
+    with pytest.raises(ValueError, match=r"positives must be \[2, 2\], not \[3, 3\]"):
+        definition(np.eye(2), np.eye(2), scale=1, **bias, positives=np.eye(3, dtype=bool))
