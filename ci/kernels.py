@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 MODULES = (
     "assay.impl.rope",
     "assay.impl.attention",
+    "assay.impl.linear_attention",
     "assay.impl.contrastive",
     "assay.impl.triton.rope",
+    "assay.impl.triton.linear_attention",
     "assay.impl.triton.contrastive",
     "assay.impl.adapters.torch",
     "assay.impl.adapters.transformers",
@@ -45,6 +47,9 @@ MODULES = (
     "assay.impl.adapters.onnxruntime",
     "assay.impl.adapters.liger_kernel",
     "assay.impl.adapters.fla",
+    "assay.impl.adapters.performer_pytorch",
+    "assay.impl.adapters.linear_attention_transformer",
+    "assay.impl.adapters.lightning_attn",
     "assay.impl.adapters.open_clip",
     "assay.impl.adapters.pytorch_metric_learning",
 )

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.kernels import Known, UsageError, keywords, resolve
-from assay.properties.contract import Operator
+from assay.properties.contract import Operator, Tensor
 
 
 if TYPE_CHECKING:
@@ -350,7 +350,8 @@ def _fits(operator: Operator, stored: Counterexample) -> None:
     from assay.reference.arithmetic.precision import PRECISIONS
 
     inputs = {i.name for i in operator.inputs}
-    for name in inputs - set(stored.case.arguments):
+    optional = {i.name for i in operator.inputs if isinstance(i, Tensor) and i.optional}
+    for name in inputs - optional - set(stored.case.arguments):
         raise UsageError(f"the case has no {name}, which {operator.name} takes")
     for name in set(stored.case.arguments) - inputs - keywords(operator):
         raise UsageError(f"{operator.name} takes no {name}, which the case has")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from assay.properties.attention import SOFTMAX_ATTENTION
 from assay.properties.contract import Operator
 from assay.properties.contrastive import CLIP_LOSS, SIGLIP_LOSS
+from assay.properties.linear_attention import LINEAR_ATTENTION, UNNORMALIZED_ATTENTION
 from assay.properties.rope import ROPE
 
 
-OPERATORS: dict[str, Operator] = {o.name: o for o in (ROPE, SOFTMAX_ATTENTION, CLIP_LOSS, SIGLIP_LOSS)}
+OPERATORS: dict[str, Operator] = {
+    o.name: o for o in (ROPE, SOFTMAX_ATTENTION, UNNORMALIZED_ATTENTION, LINEAR_ATTENTION, CLIP_LOSS, SIGLIP_LOSS)
+}
 """The operators of assay, by name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,9 @@ MOST_HEADS = 4
 MASKS = ("boolean", "padding", "bias", "bias that hides")
 
 
-def _structure(draw: Callable[[Any], Any], sizes: Sizes, supports: Callable[[str], bool]) -> Structure:
+def _structure(
+    draw: Callable[[Any], Any], sizes: Sizes, supports: Callable[[str], bool], conventions: Mapping[str, str]
+) -> Structure:
     """Query heads in groups, and masks where the kernel knows them."""
     g = sizes["g"]
     h = g * draw(st.integers(1, max(1, MOST_HEADS // g)))

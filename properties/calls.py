@@ -33,7 +33,7 @@ def earlier_calls_have_no_effect(trial: Trial) -> bool:
 def _others(trial: Trial) -> Iterator[tuple[str, dict[str, Any], tuple[Values, ...] | None]]:
     """Calls that a kernel might remember something of. It need not support them."""
     given = dict(trial.case.arguments)
-    tensors = trial.operator.tensors
+    tensors = trial.tensors
     for number, (letter, n) in enumerate(trial.lengths.items()):
         if n > 1 and (trial.case.seed + number) % 2:
             yield f"with one {letter} less", trial.resized({letter: n - 1}), None
@@ -44,7 +44,7 @@ def _others(trial: Trial) -> Iterator[tuple[str, dict[str, Any], tuple[Values, .
             with np.errstate(over="ignore"):
                 cast = {n: given[n].astype(DTYPES[dtype]) for n in tensors}
             yield f"in {dtype}", {**given, **cast}, None
-    moved = {i.name: given[i.name] + 1 for i in trial.operator.inputs if isinstance(i, Integers)}
+    moved = {i.name: given[i.name] + 1 for i in trial.inputs if isinstance(i, Integers)}
     if moved:
         yield f"with other {' and '.join(moved)}", {**given, **moved}, None
     yield "with other values", {**given, **{n: _flipped(given[n]) for n in tensors}}, None
@@ -77,7 +77,7 @@ def same_memory_other_values(trial: Trial) -> bool:
 
 def _changed(trial: Trial, change: Callable[[Values], Values]) -> dict[str, Any]:
     """The arguments with other values in the inputs, lying in memory as they did."""
-    given = {i.name: trial.case.arguments[i.name] for i in trial.operator.inputs}
+    given = {i.name: trial.case.arguments[i.name] for i in trial.inputs}
     layouts = {n: trial.case.memory.get(n, "contiguous") for n in given}
     return trial.case.with_arguments(**{n: place(change(v), layouts[n]) for n, v in given.items()})
 

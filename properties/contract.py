@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 
 Definition = Callable[..., Any]
+Draw = Callable[[Any], Any]
+"""Hypothesis's `draw`."""
 Regime = Callable[["np.random.Generator", Mapping[str, tuple[int, ...]], "Format"], Mapping[str, Any]]
 """(random, shapes of the tensors by name, format of the case) -> float64 values of tensors, and parameters, by name.
 What is missing is drawn as usual."""
@@ -36,6 +38,8 @@ class Tensor:
     axes: str
     even: str = ""
     """The axes of even length."""
+    optional: bool = False
+    """A keyword of the definition that a case need not have: `Structure.given` says where it is."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,8 @@ class Structure:
     keywords: Mapping[str, Any] = field(default_factory=dict)
     axes: Mapping[str, str] = field(default_factory=dict)
     sizes: Sizes = field(default_factory=dict)
+    given: tuple[str, ...] = ()
+    """The optional inputs that the case has."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,8 @@ class Property:
     residual: Callable[[Trial], Array | None]
     needs: tuple[str, ...] = ()
     """Keywords without which a kernel cannot be asked."""
+    about: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The conventions that it is about, by name, where it is not about all: other values are outside its domain."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +150,11 @@ class Operator:
     """Axes whose length counts squared in the work, since each position meets every other: they are long less often."""
     wide: tuple[int, ...] = ()
     """The numbers of the outputs that a kernel may return in float32 where its inputs are narrower: losses, states."""
-    structure: Callable[[Callable[[Any], Any], Sizes, Callable[[str], bool]], Structure] | None = None
-    """Draws keywords that depend on sizes: (draw, sizes, supports keyword?) -> Structure."""
+    structure: Callable[[Draw, Sizes, Callable[[str], bool], Mapping[str, str]], Structure] | None = None
+    """Draws what depends on sizes or conventions: (draw, sizes, supports keyword?, conventions) -> Structure."""
+    row: Callable[[Mapping[str, Any], int], Mapping[str, Any]] | None = None
+    """(arguments, i) -> those of a case whose one row is row i of the output, with no more than this row depends on:
+    so kernels are judged on sequences of which the whole output is too much."""
     source: str = ""
     """Paper and equation."""
 
@@ -165,6 +176,10 @@ class Operator:
     def differentiated(self) -> tuple[str, ...]:
         """The tensors, and the parameters whose gradients count."""
         return (*self.tensors, *(p.name for p in self.parameters if p.differentiated))
+
+    def differentiated_in(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """The same, without the optional tensors that a case has not."""
+        return tuple(n for n in self.differentiated if n not in self.tensors or arguments.get(n) is not None)
 
     @property
     def texts(self) -> Mapping[str, Definition]:

@@ -22,7 +22,9 @@ BLOCK = 64
 """What a kernel that works in tiles may take for the whole: every long case has a second tile."""
 
 
-def _structure(draw: Callable[[Any], Any], sizes: Sizes, supports: Callable[[str], bool]) -> Structure:
+def _structure(
+    draw: Callable[[Any], Any], sizes: Sizes, supports: Callable[[str], bool], conventions: Mapping[str, str]
+) -> Structure:
     """Several positives in some cases: pairs of one label, or any; each pair belongs together in any case."""
     if not supports("positives") or not draw(st.booleans()):
         return Structure()

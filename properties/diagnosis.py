@@ -56,8 +56,12 @@ def infer(operator: Operator, trials: Sequence[Trial]) -> Inferred | None:
     # Bounds are ranked where they differ: on ordinary numbers, in arrays of some size.
     sample = sorted(trials, key=lambda t: (t.case.regime != "ordinary", -t.exact[0].midpoint.size))[:3]
     candidates: list[tuple[float, bool, int, str, str]] = []
+    # Most are rejected by one small case, and need no rank.
+    telling = max(trials, key=lambda t: (t.headroom > 1, -t.exact[0].midpoint.size))
     for form, text in operator.texts.items():
         for precision in (p.name for p in published(dtype)):
+            if _headroom([telling], text, precision) is None:
+                continue
             tightness = float(
                 np.mean([_size(bound_of(text, t.case.arguments, precision, t.formats, t.case.regime)) for t in sample])
             )
@@ -123,7 +127,10 @@ def agrees(operator: Operator, trials: Sequence[Trial], conventions: Mapping[str
         other = Trial(operator, trial.subject, case)
         other._answers = dict(trial._answers)
         moved.append(other)
-    return infer(operator, moved)
+    try:
+        return infer(operator, moved)
+    except ValueError:  # the definition does not know the conventions in one of the cases
+        return None
 
 
 # Discrete ----------------------------------------------------------------------------------------------------------

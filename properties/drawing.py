@@ -193,22 +193,26 @@ def cases(
     """Cases of an operator in a dtype. `supports` tells which keywords the kernel takes; `conventions` which values
     of each convention it is judged under. `pooled`: small and ordinary, every parameter drawn, to be taken together."""
     sizes = _sizes(draw, operator, long=not pooled)
-    structure = operator.structure(draw, sizes, supports) if operator.structure else Structure()
+    chosen = {
+        n: draw(st.sampled_from(choices)) if len(choices) > 1 else choices[0] for n, choices in conventions.items()
+    }
+    structure = operator.structure(draw, sizes, supports, chosen) if operator.structure else Structure()
     sizes = {**sizes, **structure.sizes}
     arguments: dict[str, Any] = dict(structure.keywords)
     for name, choices in conventions.items():
         if len(choices) > 1 or choices[0] != operator.conventions[name][0]:
-            arguments[name] = draw(st.sampled_from(choices))
+            arguments[name] = chosen[name]
     regime = "ordinary" if pooled else draw(st.sampled_from((*FREQUENT, *2 * tuple(operator.regimes))))
     memory: dict[str, str] = {}
     seed = draw(st.integers(0, 2**32 - 1))
     random = np.random.default_rng(seed)
-    axes = {i.name: structure.axes.get(i.name, i.axes).split() for i in operator.inputs}
+    given = [i for i in operator.inputs if not (isinstance(i, Tensor) and i.optional) or i.name in structure.given]
+    axes = {i.name: structure.axes.get(i.name, i.axes).split() for i in given}
     shapes = {name: tuple(sizes[axis] for axis in letters) for name, letters in axes.items()}
     own: Mapping[str, Any] = {}
     if regime in operator.regimes:
-        own = operator.regimes[regime](random, {n: shapes[n] for n in operator.tensors}, FORMATS[dtype])
-    for item in operator.inputs:
+        own = operator.regimes[regime](random, {n: shapes[n] for n in operator.tensors if n in shapes}, FORMATS[dtype])
+    for item in given:
         shape = shapes[item.name]
         if isinstance(item, Integers):
             memory[item.name] = "contiguous" if pooled else draw(st.sampled_from(MEMORY))
@@ -243,7 +247,8 @@ _PLANTS = st.tuples(st.integers(0, 2**16), st.sampled_from(PLANTED))
 
 def _sizes(draw: Callable[[Any], Any], operator: Operator, *, long: bool) -> dict[str, int]:
     even = {axis for item in operator.inputs if isinstance(item, Tensor) for axis in item.even.split()}
-    letters = dict.fromkeys(axis for item in operator.inputs for axis in item.axes.split())
+    required = [item for item in operator.inputs if not (isinstance(item, Tensor) and item.optional)]
+    letters = dict.fromkeys(axis for item in required for axis in item.axes.split())
     candidates = [axis for axis in letters if axis not in NEVER_LONG]
     if operator.paired:
         candidates = [axis for axis in candidates for _ in range(1 if axis in operator.paired else SELDOM)]

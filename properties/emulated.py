@@ -255,7 +255,7 @@ class Emulated:
 
     def answer(self, arguments: Arguments, cotangents: Sequence[Values] | None) -> Answer:
         """The call with gradients for every tensor, for mutants by hand."""
-        return self(arguments, cotangents, self.operator.differentiated)
+        return self(arguments, cotangents, self.operator.differentiated_in(arguments))
 
     def _answer(self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str]) -> Answer:
         outputs, gradients = self.raw(arguments, cotangents, by)
@@ -367,6 +367,18 @@ class Wrong:
         return Answer(tuple(outputs), gradients, self.touched or found.touched)
 
 
+def keeping(kind: str, kept: Format, text: Definition | None = None) -> ByHand:
+    """A mutant that keeps in a coarse format what its form (or `text`) stores as `kind`."""
+
+    def mutant(kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None, memory: Memory) -> Answer:
+        own = natural(kernel.dtype)
+        coarse = replace(own, storage={**own.storage, kind: kept})
+        return kernel.but(computes_in=coarse, text=text or kernel.text).answer(arguments, cotangents)
+
+    mutant.__doc__ = f"keeps each {kind} in {kept.name}"
+    return mutant
+
+
 def passed(
     kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None
 ) -> tuple[list[Site], list[Term]]:
@@ -375,7 +387,7 @@ def passed(
     evaluate(kernel.definition, kernel.arithmetic(sites), arguments)
     terms: dict[Term, None] = {}
     if cotangents is not None:
-        by = kernel.operator.differentiated
+        by = kernel.operator.differentiated_in(arguments)
         differentiate(
             kernel.definition, kernel.arithmetic(), arguments, cotangents, by, lambda b: Forgetful(b, terms=terms)
         )

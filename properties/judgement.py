@@ -244,6 +244,7 @@ class _Run:
         self.left = effort.shrink_seconds
         self.counted = 0
         self.refusal = ""
+        self.about = {p.name: p.about for p in operator.properties}
         self._stale: dict[tuple[int, ...], Values] = {}
 
     def collect(self) -> None:
@@ -302,7 +303,7 @@ class _Run:
             pass
 
         def missing() -> list[Check]:
-            own = [c for c in self.able if c.group == "contract"]
+            own = [c for c in self.able if c.group == "contract" and not self._elsewhere(c)]
             return [c for c in own if not self.tallies[c.name].cases and not self.tallies[c.name].refused]
 
         def one(case: Case) -> None:
@@ -317,6 +318,18 @@ class _Run:
                 self._drawn(one, ROUNDS * self.effort.examples, (Phase.generate,))
             self.round += 1
 
+    def _elsewhere(self, check: Check) -> str:
+        """Why a property is not about any of the conventions that the kernel is judged under; empty if it is."""
+        for name, values in self.about.get(check.name, {}).items():
+            if not set(values) & set(self.conventions[name]):
+                return f"it is not about {name}={', '.join(self.conventions[name])}"
+        return ""
+
+    def _concerns(self, check: Check, case: Case) -> bool:
+        """Is the property about the conventions of the case?"""
+        about = self.about.get(check.name, {})
+        return all(case.arguments.get(n, self.conventions[n][0]) in values for n, values in about.items())
+
     def _agreement_failed(self) -> bool:
         tally = self.tallies.get(AGREEMENT.name)
         return tally is not None and tally.failed is not None
@@ -324,7 +337,7 @@ class _Run:
     def _attempt(self, check: Check, trial: Trial) -> bool:
         """One demand on one case. False if the kernel does not cover the case at all, or nothing more is asked."""
         tally = self.tallies[check.name]
-        if self.effort.stop and tally.failed is not None:
+        if (self.effort.stop and tally.failed is not None) or not self._concerns(check, trial.case):
             return True
         started = time.perf_counter()
         tally.tries += 1
@@ -419,7 +432,7 @@ class _Run:
             out.counterexample = out.case.shapes()
         elif not tally.cases:
             outside_domain = f"none of {self.seen} cases was in its domain"
-            reason = check.lacking(self.subject) or tally.reason or self.refusal
+            reason = check.lacking(self.subject) or self._elsewhere(check) or tally.reason or self.refusal
             if reason:
                 out.verdict, out.message = "skipped", reason
             elif check.group == "robustness" and not tally.tries:

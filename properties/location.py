@@ -126,7 +126,7 @@ def _arrays(operator: Operator, trials: Sequence[Trial]) -> Iterator[tuple[str, 
         pieces = [
             _Piece(t, t.answer(gradients=True).gradients[name], t.exact_gradient[name], t.gradient_bound[name])
             for t in asked
-            if _usable(t, name)
+            if name in t.by and _usable(t, name)
         ]
         if any(p.wrong.any() for p in pieces):
             yield f"gradient of {name}", pieces
@@ -181,6 +181,8 @@ def _sizes(operator: Operator, case: Case) -> dict[str, int]:
     """The length of each axis of the inputs; an input that took another shape does not tell any."""
     out: dict[str, int] = {}
     for item in operator.inputs:
+        if item.name not in case.arguments:
+            continue
         shape = np.shape(case.arguments[item.name])
         axes = item.axes.split()
         if len(axes) == len(shape):
@@ -330,7 +332,7 @@ def _of_cases(operator: Operator, elements: _Elements) -> Iterator[_Predicate]:
         yield predicate(f"regime {regime}", told, lambda i, r=regime: cases[i].regime == r)  # type: ignore[misc]
     for tensor in operator.tensors:
         lies = [c.memory.get(tensor, "contiguous") for c in cases]
-        plain = [bool(c.arguments[tensor].flags.c_contiguous) for c in cases]
+        plain = [tensor not in c.arguments or bool(c.arguments[tensor].flags.c_contiguous) for c in cases]
         for memory in dict.fromkeys(MEMORY):
             # An axis of length 1 may lie as it likes: only what a kernel can notice counts.
             noticed = [k == memory and p == (k in COMPACT) for k, p in zip(lies, plain, strict=True)]

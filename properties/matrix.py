@@ -109,7 +109,7 @@ class Bench:
     def raw(self, trial: Trial) -> tuple[tuple[Part, ...], dict[str, Part]]:
         """Outputs and gradients of the right kernel before the last rounding, computed once for all mutants."""
         if id(trial) not in self._raw:
-            by = self.operator.differentiated
+            by = trial.by
             self._raw[id(trial)] = self.right.raw(trial.case.arguments, trial.cotangents, by)
         return self._raw[id(trial)]
 
@@ -217,7 +217,7 @@ def _reason(bench: Bench, mutant: Mutant) -> tuple[Fate, str]:
 
 def _same(bench: Bench, wrong: Wrong, trial: Trial) -> bool:
     """Are outputs and gradients the same bits as those of the right kernel?"""
-    by = bench.operator.differentiated
+    by = trial.by
     one = wrong(trial.case.arguments, trial.cotangents, by)
     two = bench.right(trial.case.arguments, trial.cotangents, by)
     pairs = [*zip(one.outputs, two.outputs, strict=True), *((one.gradients[n], two.gradients[n]) for n in by)]
@@ -226,7 +226,7 @@ def _same(bench: Bench, wrong: Wrong, trial: Trial) -> bool:
 
 def _share(bench: Bench, wrong: Wrong, trial: Trial) -> float:
     """max |wrong - right| / bound, before the last rounding, over outputs and gradients."""
-    by = bench.operator.differentiated
+    by = trial.by
     one, by_one = wrong.base.raw(wrong.arguments(trial.case.arguments), trial.cotangents, by)
     two, by_two = bench.raw(trial)
     worst = 0.0
@@ -296,7 +296,7 @@ class Field:
     def truth(self, trial: Trial) -> list[Compared]:
         """Exact, naive, and which elements count, for each output and gradient."""
         if id(trial) not in self.known:
-            by = self.bench.operator.differentiated
+            by = trial.by
             answer = self.naive(trial.case.arguments, trial.cotangents, by)
             exact = [*(e.midpoint for e in trial.exact), *(trial.exact_gradient[n].midpoint for n in by)]
             naive = [*answer.outputs, *(answer.gradients[n] for n in by)]
@@ -308,8 +308,8 @@ class Field:
     def rejected(self, kernel: Emulated | Wrong) -> dict[str, tuple[bool, bool]]:
         """For each rule: does it reject the kernel in some case, and in some ordinary case?"""
         out = dict.fromkeys(RULES, (False, False))
-        by = self.bench.operator.differentiated
         for trial in self.bench.trials:
+            by = trial.by
             ordinary = trial.case.regime == "ordinary"
             asked = [rule for rule, (some, plain) in out.items() if not (plain if ordinary else some)]
             if not asked:

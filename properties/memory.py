@@ -132,7 +132,7 @@ def repeated_elements(trial: Trial) -> bool:
 
 def far_elements(trial: Trial) -> bool:
     """Offsets beyond 2**31 elements, over memory of which only the elements exist."""
-    names = [n for n in trial.operator.tensors if _short(trial.case.arguments[n])]
+    names = [n for n in trial.tensors if _short(trial.case.arguments[n])]
     if not names:
         return False
     name = names[trial.case.seed % len(names)]

@@ -61,7 +61,7 @@ FEW = 2 * max(LONGEST[axis] for axis in NEVER_LONG)
 """An axis that never has more rows is one of those that nobody works on in blocks."""
 SITES = 24
 TERMS = 24
-"""So many operations and terms at most, evenly spread over the text."""
+"""So many operations and terms at most, evenly spread over the text as it runs under each convention."""
 WRAPPED = (8, 16, 31)
 """Integers are wrapped to so many bits."""
 
@@ -106,27 +106,40 @@ def mutants(operator: Operator, dtype: str, trials: Sequence[Trial] | None = Non
     trials = prepare(operator, base, dtype, QUICK) if trials is None else trials
     outputs = max(len(t.exact) for t in trials)  # a case may ask for fewer
 
-    def richness(trial: Trial) -> tuple[bool, bool, int, int]:
+    def richness(trial: Trial) -> tuple[bool, bool, int, int, int]:
         case, exact = trial.case, trial.exact
-        return case.regime == "ordinary", len(exact) == outputs, -len(case.arguments), exact[0].midpoint.size
+        size = exact[0].midpoint.size
+        return case.regime == "ordinary", len(exact) == outputs, len(trial.tensors), -len(case.arguments), size
 
     rich = max(trials, key=richness)
+    texts = _under_each_convention(operator, sorted(trials, key=richness, reverse=True))
     found = [
         *_conventions(operator, base),
         *_slips(operator, base),
         *_keywords(operator, base, trials),
         *_parameters(operator, base),
-        *_steps(base, rich),
+        *_steps(base, texts),
         *_integers(operator, base),
         *_indices(operator, base, trials),
         *_written(operator, base, trials),
-        *_gradients(operator, base, rich),
+        *_gradients(operator, base, rich, texts),
         *_classes(operator, base, trials),
         *_by_hand(operator, base),
     ]
     twice = [name for name, count in Counter(m.name for m in found).items() if count > 1]
     assert not twice, f"two mutants of {operator.name} are called {twice}"
     return found
+
+
+def _under_each_convention(operator: Operator, trials: Sequence[Trial]) -> list[Trial]:
+    """The first of the trials, and the first under each other value of a convention, where the text may take another
+    way."""
+    firsts = [
+        next((t for t in trials if t.case.arguments.get(name, values[0]) == value), trials[0])
+        for name, values in operator.conventions.items()
+        for value in values
+    ]
+    return list(dict.fromkeys((trials[0], *firsts)))
 
 
 # What the contract names -------------------------------------------------------------------------------------------
@@ -186,9 +199,9 @@ def _mapped(name: str, function: Callable[[Any], Any]) -> Read:
 # Roundings ---------------------------------------------------------------------------------------------------------
 
 
-def _steps(base: Emulated, trial: Trial) -> Iterator[Mutant]:
-    sites, _ = passed(base, trial.case.arguments, None)
-    for place, title in _titled(_spread(sites, SITES)):
+def _steps(base: Emulated, trials: Sequence[Trial]) -> Iterator[Mutant]:
+    sites = dict.fromkeys(s for t in trials for s in passed(base, t.case.arguments, None)[0])
+    for place, title in _titled(_spread(list(sites), SITES)):
         for coarse in FORMATS_OF_STEPS:
             if coarse.bits < FORMATS[base.dtype].bits or coarse.emax < FORMATS[base.dtype].emax:
                 yield _faulty(base, f"{title} in {coarse.name}", f"rounds {title} to {coarse.name}", place, coarse)
@@ -258,7 +271,7 @@ def _whole(coarse: Format, values: Values) -> Values:
 
 def _indices(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Iterator[Mutant]:
     for item in operator.inputs:
-        shapes = [t.case.arguments[item.name].shape for t in trials]
+        shapes = [t.case.arguments[item.name].shape for t in trials if item.name in t.case.arguments]
         letters = item.axes.split()
         for axis, letter in enumerate(letters):
             if max((s[axis] for s in shapes if len(s) > axis), default=0) < 2:
@@ -452,12 +465,12 @@ def _flicker(out: Values, memory: Memory, arguments: Arguments) -> Values:
 # Gradients ---------------------------------------------------------------------------------------------------------
 
 
-def _gradients(operator: Operator, base: Emulated, trial: Trial) -> Iterator[Mutant]:
+def _gradients(operator: Operator, base: Emulated, trial: Trial, texts: Sequence[Trial]) -> Iterator[Mutant]:
     def mutant(name: str, text: str, function: Callable[[dict[str, Values]], dict[str, Values]]) -> Mutant:
         return Mutant(name, "gradient", text, base, {"gradients": function})
 
     def of(name: str, function: Callable[[Values], Values]) -> Callable[[dict[str, Values]], dict[str, Values]]:
-        return lambda g: {**g, name: function(np.array(g[name]))}
+        return lambda g: {**g, name: function(np.array(g[name]))} if name in g else g
 
     for name in operator.differentiated:
         title = f"gradient of {name}"
@@ -485,8 +498,8 @@ def _gradients(operator: Operator, base: Emulated, trial: Trial) -> Iterator[Mut
     for number in range(len(trial.exact) if len(trial.exact) > 1 else 0):
         pull = {"pull": partial(_silenced, number)}
         yield Mutant(f"cotangent {number} ignored", "gradient", f"ignores the cotangent of output {number}", base, pull)
-    _, terms = passed(base, trial.case.arguments, trial.cotangents)
-    for number, term in enumerate(_spread(terms, TERMS)):
+    terms = dict.fromkeys(term for t in texts for term in passed(base, t.case.arguments, t.cotangents)[1])
+    for number, term in enumerate(_spread(list(terms), TERMS)):
         text = f"loses operand {term.operand} of an operation of {term.site.code.co_name} in the backward pass"
         yield Mutant(f"term {number} lost", "gradient", text, base.but(lost=term))
 
@@ -506,7 +519,10 @@ def _without_last(axis: int, gradient: Values) -> Values:
 
 
 def _swapped_gradient(name: str, other: str) -> Callable[[dict[str, Values]], dict[str, Values]]:
-    return lambda g: {**g, name: g[other] if g[other].shape == g[name].shape else np.resize(g[other], g[name].shape)}
+    def swapped(g: dict[str, Values]) -> dict[str, Values]:
+        return {**g, name: np.resize(g[other], g[name].shape)} if name in g and other in g else g
+
+    return swapped
 
 
 # By hand -----------------------------------------------------------------------------------------------------------

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
 from assay.properties.contract import Integers, Operator, Positive, Property, Sizes, Structure, Tensor
+from assay.properties.emulated import Emulated, keeping
 from assay.properties.trial import Answer, Trial
 from assay.reference import rope as reference
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.oracle import Arguments
-from assay.reference.arithmetic.precision import BFLOAT16, FLOAT16, Format, natural
+from assay.reference.arithmetic.precision import BFLOAT16, FLOAT16
 
 
-if TYPE_CHECKING:
-    from assay.properties.emulated import Emulated
-
-
-def _structure(draw: Callable[[Any], Any], sizes: Sizes, supports: Callable[[str], bool]) -> Structure:
+def _structure(
+    draw: Callable[[Any], Any], sizes: Sizes, supports: Callable[[str], bool], conventions: Mapping[str, str]
+) -> Structure:
     """Partial rotary, sections with positions of several axes, and given frequencies, where the kernel knows them."""
     d = sizes["d"]
     keywords: dict[str, Any] = {}
@@ -123,16 +122,6 @@ def _doubled(xp: Any, part: Any, layout: str) -> Any:
 
 
 # Mutants that no definition describes ------------------------------------------------------------------------------
-
-
-def _keeping(kind: str, kept: Format) -> Callable[..., Answer]:
-    def mutant(kernel: Emulated, arguments: Arguments, cotangents: Any, memory: Any) -> Answer:
-        own = natural(kernel.dtype)
-        coarse = replace(own, storage={**own.storage, kind: kept})
-        return kernel.but(computes_in=coarse).answer(arguments, cotangents)
-
-    mutant.__doc__ = f"keeps each {kind} in {kept.name}"
-    return mutant
 
 
 def _angle_in_single(kernel: Emulated, arguments: Arguments, cotangents: Any, memory: Any) -> Answer:
@@ -366,10 +355,10 @@ ROPE = Operator(
         "layouts_mixed": _layouts_mixed,
     },
     mutants={
-        "tables in bfloat16": _keeping("table", BFLOAT16),
-        "tables in float16": _keeping("table", FLOAT16),
-        "angles in bfloat16": _keeping("angle", BFLOAT16),
-        "angles in float16": _keeping("angle", FLOAT16),
+        "tables in bfloat16": keeping("table", BFLOAT16),
+        "tables in float16": keeping("table", FLOAT16),
+        "angles in bfloat16": keeping("angle", BFLOAT16),
+        "angles in float16": keeping("angle", FLOAT16),
         "angles in float32": _angle_in_single,
         "frequencies in bfloat16": _frequencies_in_bfloat16,
         "offset overflows": _offset_overflows,

@@ -65,7 +65,7 @@ def batch_rows_are_independent(trial: Trial) -> bool:
     alone = dict(arguments)
     for name, axis in trial.along("b"):
         alone[name] = np.take(arguments[name], [row], axis)
-        if name in trial.operator.tensors:
+        if name in trial.tensors:
             others = np.full_like(arguments[name], np.nan)
             place = (slice(None),) * axis + (row,)
             others[place] = arguments[name][place]
@@ -91,7 +91,7 @@ def batch_rows_are_independent(trial: Trial) -> bool:
 
 def integers_of_any_width(trial: Trial) -> bool:
     """A kernel may refuse a width; it may not answer wrongly."""
-    names = [i.name for i in trial.operator.inputs if isinstance(i, Integers)]
+    names = [i.name for i in trial.inputs if isinstance(i, Integers)]
     for width in WIDTHS:
         limits = np.iinfo(width)
         given = {n: trial.case.arguments[n] for n in names}
@@ -135,7 +135,7 @@ def _malformed(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
         n = trial.lengths.get(letter, 0)
         if n > 1:
             yield f"{n - 1} {letter}", trial.resized({letter: n - 1})
-    for name in trial.operator.tensors:
+    for name in trial.tensors:
         values = given[name]
         # Nor what an axis of length 1 would broadcast to, or the right length by chance.
         if values.ndim > 1 and min(values.shape[:-1]) > 1 and values.shape[-1] != values.shape[-2]:
@@ -143,13 +143,13 @@ def _malformed(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _even(trial: Trial) -> list[str]:
-    found = [letter for i in trial.operator.inputs if isinstance(i, Tensor) for letter in i.even.split()]
+    found = [letter for i in trial.inputs if isinstance(i, Tensor) for letter in i.even.split()]
     return list(dict.fromkeys(found))
 
 
 def integers_for_floats_raise(trial: Trial) -> bool:
     """Integers are numbers: a kernel that returns the right floating-point numbers for them is right too."""
-    names = trial.operator.tensors
+    names = trial.tensors
     name = names[trial.case.seed % len(names)]
     whole = np.random.default_rng((trial.case.seed, 3)).integers(-4, 5, trial.case.arguments[name].shape)
     other = trial.at({**trial.case.arguments, name: trial.rounded(whole)})

@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from assay.properties.contract import Definition, Operator
+from assay.properties.contract import Definition, Integers, Operator, Tensor
 from assay.properties.drawing import CONTINUOUS, DTYPES, Case, Values
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.bounded import Bounded
@@ -191,7 +191,8 @@ class Trial:
     def by(self) -> tuple[str, ...]:
         """The arguments whose gradients the kernel owes."""
         operator = self.operator
-        return tuple(n for n in operator.differentiated if n in operator.tensors or self.subject.supports(n))
+        owed = operator.differentiated_in(self.case.arguments)
+        return tuple(n for n in owed if n in operator.tensors or self.subject.supports(n))
 
     def _format_of_gradient(self, name: str) -> Format:
         own = FORMATS[self.case.dtype]
@@ -202,6 +203,16 @@ class Trial:
         """The form that the kernel claims; all of them, if it claims none."""
         claimed = self.subject.form
         return self.operator.texts if claimed is None else {claimed: self.operator.texts[claimed]}
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The inputs of the case that take gradients."""
+        return tuple(n for n in self.operator.tensors if self.case.arguments.get(n) is not None)
+
+    @property
+    def inputs(self) -> tuple[Tensor | Integers, ...]:
+        """The inputs of the case."""
+        return tuple(i for i in self.operator.inputs if self.case.arguments.get(i.name) is not None)
 
     # The kernel --------------------------------------------------------------------------------------------------
 
@@ -244,12 +255,16 @@ class Trial:
 
         For a property: the array is in the judge's arithmetic, its error is the bound.
         """
+        return self.calls(**changes)[0]
+
+    def calls(self, **changes: Any) -> tuple[Array, ...]:
+        """The same with all outputs."""
         arguments = self.case.with_arguments(**changes)
         errors = self._errors_of(changes)
         outputs = self.subject(arguments, None, ()).outputs
         self._check_shapes(outputs, tuple(e.shape for e in errors[0]))
-        (bound, *_) = _kept(errors, [FORMATS[str(o.dtype)] for o in outputs])
-        return JUDGE.approximate(outputs[0], bound)
+        bounds = _kept(errors, [FORMATS[str(o.dtype)] for o in outputs])
+        return tuple(JUDGE.approximate(o, b) for o, b in zip(outputs, bounds, strict=True))
 
     def gradients(self, **changes: Any) -> dict[str, Array] | None:
         """The kernel's gradients likewise; None where it has none. The cotangents are random."""
@@ -275,7 +290,7 @@ class Trial:
         """The length of each axis, by its letter, but for the axes of an input to which a structure gave others."""
         found: dict[str, int] = {}
         changed: set[str] = set()
-        for item in self.operator.inputs:
+        for item in self.inputs:
             letters, shape = item.axes.split(), self.case.arguments[item.name].shape
             if len(letters) == len(shape):
                 found |= dict(zip(letters, shape, strict=True))
@@ -285,7 +300,7 @@ class Trial:
 
     def along(self, letter: str) -> list[tuple[str, int]]:
         """The inputs that have an axis, and which it is of each."""
-        inputs = [(i.name, i.axes.split()) for i in self.operator.inputs]
+        inputs = [(i.name, i.axes.split()) for i in self.inputs]
         return [
             (name, axes.index(letter))
             for name, axes in inputs
@@ -339,7 +354,7 @@ class Trial:
     def carried(self, x: Array, name: str, **changes: Any) -> Values:
         """How far the definition carries the error of x, if x takes the place of the argument `name`."""
         arguments = self.case.with_arguments(**changes)
-        del arguments[name]
+        arguments.pop(name, None)
 
         def at(value: Array) -> Array:
             return evaluate(lambda **rest: self.operator.definition(**{name: value}, **rest), JUDGE, arguments)[0]
@@ -409,7 +424,7 @@ class Trial:
         self, arguments: Arguments, cotangents: Sequence[Values], regime: str | None = None
     ) -> dict[str, Values]:
         """The loosest over the derivatives of the forms and the gradients as kernels write them."""
-        by = self.operator.differentiated
+        by = self.operator.differentiated_in(arguments)
         xp = bounded(self.precision, regime)
         found = [differentiate(text, xp, arguments, cotangents, by)[1] for text in self.forms.values()]
         backward = self.operator.backward

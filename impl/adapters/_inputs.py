@@ -76,3 +76,22 @@ def runs_triton(x: torch.Tensor) -> None:
     """Raises: NotImplementedError where a Triton kernel could not run on x."""
     if x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET", "0").lower() not in ("1", "true", "on", "yes"):
         raise NotImplementedError("needs a GPU, or TRITON_INTERPRET=1")
+
+
+def features(x: torch.Tensor, feature_map: str) -> torch.Tensor:
+    """phi(x), rounded once to the dtype of x, for kernels that take features and leave the map to their user.
+
+    Raises: NotImplementedError for maps that are not element by element.
+    """
+    import torch
+
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    if feature_map == "elu+1":
+        return (wide.clamp(max=0).exp() + wide.relu()).to(x.dtype)
+    if feature_map == "relu":
+        return x.relu()
+    if feature_map == "exp":
+        return wide.exp().to(x.dtype)
+    if feature_map == "identity":
+        return x
+    raise NotImplementedError(f"takes features; {feature_map!r} is not a map of single numbers")

@@ -37,6 +37,7 @@ from torch import Tensor
 
 from assay.impl import phase
 from assay.impl.kernel import kernel
+from assay.impl.triton.halves import narrowed, widened
 
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -82,27 +83,6 @@ def _cos_sin(
 
 
 @triton.jit
-def _widened(value, INTERPRETED: tl.constexpr):
-    """Return the float32 of the same value."""
-    # The interpreter keeps bfloat16 as its bits, and widens subnormal ones wrongly: here the bits are moved by hand.
-    if INTERPRETED and value.dtype == tl.bfloat16:
-        return (value.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
-    return value.to(tl.float32)
-
-
-@triton.jit
-def _narrowed(value, dtype: tl.constexpr, INTERPRETED: tl.constexpr):
-    """Return the nearest value of a dtype, ties to even."""
-    # The interpreter truncates to bfloat16. What is added to the bits carries where the nearest value is away from
-    # zero; a NaN is kept out of it, for it would carry into infinity or into the sign.
-    if INTERPRETED and dtype == tl.bfloat16:
-        bits = value.to(tl.uint32, bitcast=True)
-        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        return tl.where(value == value, rounded, 0x7FC0).to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    return value.to(dtype)
-
-
-@triton.jit
 def _rotate_heads(
     x, rotated, x_b, x_h, x_t, x_d, heads, batch, group, t, length, cos, sin,
     D: tl.constexpr, R: tl.constexpr, PAIRS: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, T: tl.constexpr,
@@ -120,18 +100,18 @@ def _rotate_heads(
             # Whole rows are loaded and stored, and taken apart in registers: a thread has both channels of a pair.
             channel = tl.arange(0, 2 * PAIRS)[None, None, :].to(tl.int64)
             mask = real & (channel < R)
-            row = _widened(tl.load(source + channel * x_d, mask=mask), INTERPRETED)
+            row = widened(tl.load(source + channel * x_d, mask=mask), INTERPRETED)
             first, second = tl.split(tl.reshape(row, (ROWS, T, PAIRS, 2)))
             row = tl.join(first * cos - second * sin, second * cos + first * sin)
-            row = _narrowed(tl.reshape(row, (ROWS, T, 2 * PAIRS)), rotated.dtype.element_ty, INTERPRETED)
+            row = narrowed(tl.reshape(row, (ROWS, T, 2 * PAIRS)), rotated.dtype.element_ty, INTERPRETED)
             tl.store(target + channel, row, mask=mask)
         else:
             channel = tl.arange(0, PAIRS)[None, None, :].to(tl.int64)
             mask = real & (channel < R // 2)
-            first = _widened(tl.load(source + channel * x_d, mask=mask), INTERPRETED)
-            second = _widened(tl.load(source + (channel + R // 2) * x_d, mask=mask), INTERPRETED)
-            turned_first = _narrowed(first * cos - second * sin, rotated.dtype.element_ty, INTERPRETED)
-            turned_second = _narrowed(second * cos + first * sin, rotated.dtype.element_ty, INTERPRETED)
+            first = widened(tl.load(source + channel * x_d, mask=mask), INTERPRETED)
+            second = widened(tl.load(source + (channel + R // 2) * x_d, mask=mask), INTERPRETED)
+            turned_first = narrowed(first * cos - second * sin, rotated.dtype.element_ty, INTERPRETED)
+            turned_second = narrowed(second * cos + first * sin, rotated.dtype.element_ty, INTERPRETED)
             tl.store(target + channel, turned_first, mask=mask)
             tl.store(target + channel + R // 2, turned_second, mask=mask)
     if R < D:

@@ -136,6 +136,9 @@ class Local(Bounded):
             return super().binary(name, x, y)
         return self.step(lambda a, b: a.xp.binary(name, a, b), x, y)
 
+    def scaled(self, x: Array) -> Array:
+        return self.step(lambda y: y.xp.scaled(y), x)
+
     def matmul(self, x: Array, y: Array) -> Array:
         return self.step(lambda a, b: a.xp.matmul(a, b), x, y)
 

@@ -153,15 +153,30 @@ class Adjoint(Arithmetic):
         x = self._node(x)
         return self.record(x.value.xp.widen(x.value, form), (x, lambda g: g.xp.narrow(g)))
 
+    def scaled(self, x: Array) -> Node:
+        x = self._node(x)
+        return self.record(x.value.xp.scaled(x.value), (x, lambda g: g.xp.scaled(g)))
+
+    def vanishes(self, x: Array) -> Mask:
+        value = self._node(x).value
+        return value.xp.vanishes(value)
+
     def either(self, ways: Sequence[Callable[[], Array]]) -> Node:
         """Differentiated as the first way is."""
+        return self._first(self.below.either, ways)
+
+    def mixed(self, ways: Sequence[Callable[[], Array]]) -> Node:
+        """Differentiated as the first way is."""
+        return self._first(self.below.mixed, ways)
+
+    def _first(self, of: Callable[[list[Callable[[], Array]]], Array], ways: Sequence[Callable[[], Array]]) -> Node:
         found: list[Node] = []
 
         def run(way: Callable[[], Array]) -> Array:
             found.append(self._node(way()))
             return found[-1].value
 
-        value = self.below.either([partial(run, way) for way in ways])
+        value = of([partial(run, way) for way in ways])
         return self.record(value, (found[0], lambda g: g))
 
     def narrow(self, x: Array) -> Node:

@@ -228,6 +228,14 @@ class Arithmetic(ABC):
         """`yes` where x >= y, else `no`: a branch that kernels take on computed numbers, at a kink."""
         return self.where(x >= y, yes, no)
 
+    def scaled(self, x: Array) -> Array:
+        """x, which kernels may carry with another factor, and without it later on: one rounding more."""
+        return x
+
+    def vanishes(self, x: Array) -> Mask:
+        """Which numbers are known to be 0. Never raises: what is divided by a number that may be 0 is not known."""
+        return self.compare("equal", x, self.zeros(()))
+
     def wrap(self, x: Array) -> Array:
         """x minus the nearest integer: the same point of a circle of circumference 1, in [-1/2, 1/2)."""
         return x - self.floor(x + self.asarray(1) / 2)
@@ -249,6 +257,10 @@ class Arithmetic(ABC):
     def either(self, ways: Sequence[Callable[[], Array]]) -> Array:
         """The same number, computed in one of several ways: the first, unless the arithmetic models roundings."""
         return ways[0]()
+
+    def mixed(self, ways: Sequence[Callable[[], Array]]) -> Array:
+        """The same sum, some of its terms computed in one of several ways and the others in another."""
+        return self.either(ways)
 
     @contextmanager
     def context(self) -> Iterator[None]:
@@ -439,6 +451,21 @@ def narrow(x: Any) -> Any:
 def either(x: Any, *ways: Callable[[], Any]) -> Any:
     """Mark that kernels compute a number in any of these ways, equal in exact arithmetic (x says which arithmetic)."""
     return x.xp.either(ways) if isinstance(x, Array) else ways[0]()
+
+
+def mixed(x: Any, *ways: Callable[[], Any]) -> Any:
+    """Mark a sum of which kernels compute some terms in one of these ways and the others in another, and add."""
+    return x.xp.mixed(ways) if isinstance(x, Array) else ways[0]()
+
+
+def scaled(x: Any) -> Any:
+    """Mark what kernels may multiply by a factor that others apply to the result: one rounding more."""
+    return x.xp.scaled(x) if isinstance(x, Array) else x
+
+
+def vanishes(x: Any) -> Any:
+    """Where x is known to be 0: so a definition can say what it returns there instead of a quotient."""
+    return x.xp.vanishes(x) if isinstance(x, Array) else x == 0
 
 
 def wrap(x: Any) -> Any:

@@ -38,6 +38,9 @@ from assay.reference.arithmetic.formatted import EXTENDED, ULPS, Formatted, meet
 MULTIPLIED = 8
 """Powers up to this are also computed by repeated multiplication."""
 
+KEPT = 1 << 22
+"""Products of matrices with more terms are bounded as a whole."""
+
 _SPLIT = EXTENDED(2) ** (np.finfo(EXTENDED).nmant // 2 + 1) + 1
 
 
@@ -82,6 +85,19 @@ class Bounded(Formatted):
         """The loosest of the ways."""
         found = [self.certain(way()) for way in ways]
         return Array(found[0].xp, (found[0].parts[0], np.maximum.reduce([f.parts[1] for f in found])))
+
+    def mixed(self, ways: Sequence[Callable[[], Array]]) -> Array:
+        """The errors of the ways add up: each term may have that of either, and the sum that of both."""
+        found = [self.certain(way()) for way in ways]
+        return Array(found[0].xp, (found[0].parts[0], np.add.reduce([f.parts[1] for f in found])))
+
+    def scaled(self, x: Array) -> Array:
+        """Charged whatever x is, for it is not x that is rounded. The factor is taken to make nothing subnormal."""
+        x = self.certain(x)
+        value, error = x.parts
+        charge = np.maximum(self.unit * (np.abs(value) + error), self.loss)
+        charge = self.underflown(value, error, charge)
+        return Array(x.xp, (value, error + np.where((value == 0) & (error == 0), 0, charge)))
 
     def lift(self, values: Part) -> Array:
         value = np.asarray(values).astype(EXTENDED)
@@ -260,6 +276,25 @@ class Bounded(Formatted):
         out = flushed[0] @ flushed[1]
         return Array(self.at(of(out).format), out.parts)
 
+    def contract(self, x: Array, y: Array) -> Array:
+        """As products and sums; where these are too many to be kept, n to an element, for any order of summation
+
+            |error| <= ((1 + u)**n - 1) size + what may underflow,    size = |x| |y| + carried
+
+        though some of the operations may be exact. Source: Higham, section 3.5.
+        """
+        n, lead = x.shape[-1], np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+        if np.prod((*lead, *x.shape[-2:], y.shape[-1])) <= KEPT:
+            return super().contract(x, y)
+        (a, ea), (b, eb) = (self.certain(operand).parts for operand in (x, y))
+        value, carried = a @ b, ea @ (np.abs(b) + eb) + np.abs(a) @ eb
+        size = np.abs(a) @ np.abs(b) + carried
+        growth = np.expm1(n * np.log1p(EXTENDED(self.unit)))
+        lost = 2 * n * self.loss  # by n products and n sums
+        if self.precision.flushes:
+            lost = lost + np.minimum(2 * n * self.format.normal, 2 * size)
+        return self.limited(value, carried + growth * size + (1 + growth) * lost, size)
+
     def chosen(self, x: Array, y: Array, yes: Array, no: Array) -> Array:
         """Where the order of x and y is within their errors, a kernel may have chosen either."""
         out = self.where(x >= y, yes, no)
@@ -273,6 +308,10 @@ class Bounded(Formatted):
         # Of the numbers that it may have found the greatest is taken, from where all others are furthest.
         value, error = x.parts
         return Array(self, ((value + error).max(axis=-1), np.zeros(value.shape[:-1], EXTENDED)))
+
+    def vanishes(self, x: Array) -> Mask:
+        value, error = self.certain(x).parts
+        return Mask(np.asarray((value == 0) & (error == 0)))
 
     def compare(self, name: str, x: Array, y: Array) -> Mask:
         # Values decide: a definition branches on inputs, which are exact.

@@ -125,8 +125,12 @@ class Formatted(Arithmetic):
         x, y = meet(x, y)
         own = of(x)
         wide = own.at(own.accumulator)
-        out = Arithmetic.matmul(wide, Array(wide, x.parts), Array(wide, y.parts))
+        out = wide.contract(Array(wide, x.parts), Array(wide, y.parts))
         return out if wide is own else own.cast(out)
+
+    def contract(self, x: Array, y: Array) -> Array:
+        """The product of two matrices in one format."""
+        return Arithmetic.matmul(self, x, y)
 
 
 def of(x: Array) -> Formatted:

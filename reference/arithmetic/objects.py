@@ -135,6 +135,9 @@ class Ball(Objects):
         # Arb's own max and min of overlapping balls return an enclosure of both.
         return flint.arb.max if name == "maximum" else flint.arb.min
 
+    def vanishes(self, x: Array) -> Mask:
+        return Mask(np.asarray(np.frompyfunc(lambda ball: ball == 0, 1, 1)(x.parts[0]), dtype=bool))
+
     def compare(self, name: str, x: Array, y: Array) -> Mask:
         def certain(a: flint.arb, b: flint.arb) -> bool:
             if COMPARISONS[name](a, b):  # Arb answers True only where it holds for all points of both balls

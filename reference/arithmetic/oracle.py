@@ -15,8 +15,10 @@ import numpy as np
 
 from assay.reference.arithmetic.adjoint import Adjoint
 from assay.reference.arithmetic.array import Arithmetic, Array, Mask, Part, Uncertain
+from assay.reference.arithmetic.bounded import Bounded
 from assay.reference.arithmetic.complex import ComplexArray, over, paired
 from assay.reference.arithmetic.objects import Ball, enclosure
+from assay.reference.arithmetic.precision import EXTENDED, Precision
 
 
 Definition = Callable[..., Any]
@@ -24,6 +26,8 @@ Arguments = Mapping[str, Any]
 """By name: NumPy arrays and Python floats are lifted into the arithmetic; integers, strings, tuples and None say which
 function is meant and are passed as they are."""
 
+MANY = 1 << 18
+"""Cases with more numbers are first computed in extended precision, and over balls if its own bound is too wide."""
 FIRST_BITS = 113
 LAST_BITS = 1 << 14
 TIGHTER = 64
@@ -44,6 +48,9 @@ class Enclosure:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.midpoint.shape
+
+
+OWN = Bounded(Precision("extended", "what the values beside running errors are computed in", EXTENDED))
 
 
 def lift(xp: Arithmetic, value: Any) -> Any:
@@ -103,8 +110,14 @@ def oracle(definition: Definition, arguments: Arguments, bounds: Sequence[Part])
     """The exact outputs, each known to within 1/64 of the bound it will be compared with. A complex output has a last
     axis of two, for its real and imaginary part.
 
+    Over balls; where there are many numbers, in extended precision with its running error if that is known so well.
+
     Raises: Uncertain if 16,384 bits do not suffice (a definition that branches on a tie, for instance).
     """
+    if sum(a.size for a in arguments.values() if isinstance(a, np.ndarray) and not np.iscomplexobj(a)) > MANY:
+        known = tuple(Enclosure(*o.parts) for o in evaluate(definition, OWN, arguments))
+        if decides(known, bounds):
+            return known
     return _sharpened(lambda ball: evaluate(definition, ball, arguments), bounds)
 
 

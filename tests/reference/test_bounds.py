@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from assay.reference.arithmetic import bounded, oracle as oracles
 from assay.reference.arithmetic.array import Array, store
 from assay.reference.arithmetic.bounded import Bounded
 from assay.reference.arithmetic.oracle import differentiate, evaluate, gradient_oracle, oracle
@@ -280,3 +281,39 @@ def test_the_variants_are_published() -> None:
     for dtype in ("float32", "bfloat16", "float16"):
         names = {p.name for p in published(dtype)}
         assert {f"{dtype}-truncating", f"{dtype}-flushing"} <= names
+
+
+@pytest.mark.parametrize("name", ["float32", "float32-flushing", "float32-truncating", "tf32"])
+@pytest.mark.parametrize("reach", [0, -70])
+def test_products_that_are_bounded_as_a_whole_are_bounded(
+    name: str, reach: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No less than term by term, and not much more: of random matrices, with errors and numbers that underflow."""
+    random = np.random.default_rng(0)
+    x, y = (
+        random.standard_normal((3, n, m)).astype(np.float32) * np.float32(2.0) ** reach for n, m in ((4, 9), (9, 5))
+    )
+    xp = Bounded(PRECISIONS[name])
+
+    def product() -> Array:
+        return evaluate(lambda x, y: (x * x) @ y, xp, {"x": x, "y": y})[0]
+
+    apart = product()
+    monkeypatch.setattr(bounded, "KEPT", 0)
+    whole = product()
+    np.testing.assert_allclose(whole.parts[0].astype(float), apart.parts[0].astype(float), rtol=1e-12)
+    assert (whole.parts[1] >= apart.parts[1] * (1 - 1e-12)).all()
+    assert (whole.parts[1] <= 4 * apart.parts[1]).all()
+
+
+def test_of_many_numbers_the_truth_is_first_sought_in_extended_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its running error encloses what balls enclose, and where it is too wide, balls are asked."""
+    x = np.random.default_rng(0).standard_normal((6, 8))
+    bound = np.full((6, 8), 1e-9)
+    (balls,) = oracle(softmax, {"x": x}, (bound,))
+    monkeypatch.setattr(oracles, "MANY", 0)
+    (wide,) = oracle(softmax, {"x": x}, (bound,))
+    assert (np.abs(balls.midpoint - wide.midpoint) <= balls.radius + wide.radius).all()
+    assert (wide.radius > balls.radius).all()
+    (sharp,) = oracle(softmax, {"x": x}, (wide.radius.max() * 32 + np.zeros((6, 8)),))
+    np.testing.assert_array_equal(sharp.radius, balls.radius)
