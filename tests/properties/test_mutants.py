@@ -80,9 +80,10 @@ def test_the_first_kill_comes_early() -> None:
 
 
 def test_only_roundings_parameters_and_lost_terms_may_be_explained_by_the_machine() -> None:
-    for name in CONTRACTS:
+    for name, operator in CONTRACTS.items():
+        by_hand = set(operator.survivors.values())
         for o in outcomes(name, "float32" if name in SLOW else "bfloat16"):
-            assert o.fate == "killed" or o.kind in ("step", "parameter", "gradient")
+            assert o.fate == "killed" or o.kind in ("step", "parameter", "gradient") or o.message in by_hand
 
 
 def test_every_explanation_by_hand_is_used() -> None:
