@@ -1,4 +1,4 @@
-"""The command line: assay list, explain, check, replay, identify, mutants.
+"""The command line: assay list, explain, check, replay, identify, mutants; what measures speed is in speed.py.
 
 Exit codes: 0 all pass; 1 some kernel fails, errs or is undecided; 2 usage, import or configuration error.
 """
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from assay import speed
 
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ class _Usage(click.ClickException):
 @click.version_option(package_name="assay")
 def main() -> None:
     """Hold numerical kernels against the exact answer."""
+
+
+main.add_command(speed.bench)
 
 
 @main.command("list")

@@ -1,0 +1,186 @@
+"""The command line of the tracker: assay bench, compare, history."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from assay.bench import Missing, Timed
+
+
+class Usage(click.ClickException):
+    """One line, exit code 2."""
+
+    exit_code = 2
+
+
+def _dtypes(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...]:
+    from assay.properties.drawing import DTYPES
+
+    names = tuple(name.strip() for name in given.split(",") if name.strip())
+    for name in names:
+        if name not in DTYPES:
+            raise Usage(f"there is no dtype {name!r}; there are {', '.join(DTYPES)}")
+    return names
+
+
+def _file(_: click.Context, __: click.Parameter, given: Path | None) -> Path | None:
+    if given is not None and not given.resolve().parent.is_dir():
+        raise Usage(f"there is no folder {given.resolve().parent} to write {given.name} into")
+    return given
+
+
+_written: Any = {"type": click.Path(path_type=Path, dir_okay=False), "callback": _file}
+
+
+@click.command()
+@click.argument("kernels", nargs=-1, metavar="[OPERATOR=MODULE:FUNCTION | OPERATOR]...")
+@click.option("--dtype", "dtypes", default="float32", show_default=True, callback=_dtypes, help="Comma-separated.")
+@click.option("--case", "cases", multiple=True, help="Only this case of the contract, repeatable.")
+@click.option("--mode", type=click.Choice(["forward", "both"]), default="both", show_default=True)
+@click.option(
+    "--threads", "thread_counts", type=click.IntRange(1), multiple=True, help="Repeatable; one and all, if not given."
+)
+@click.option("--device", default="cpu", show_default=True, help="The torch device that kernels run on.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True)
+@click.option("--no-memory", is_flag=True, help="Do not measure peak memory, which takes a process for each kernel.")
+@click.option("--json", "json_path", help="Write pytest-benchmark's JSON here.", **_written)
+def bench(
+    kernels: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    cases: tuple[str, ...],
+    mode: str,
+    thread_counts: tuple[int, ...],
+    device: str,
+    seconds: float,
+    no_memory: bool,
+    json_path: Path | None,
+) -> None:
+    """Time kernels side by side: forward, and with their gradients; on one thread, and on all.
+
+    Correct first: a kernel that breaks its contract is named, and not timed. All samples are kept as pytest-benchmark
+    keeps them, in .assay/benchmarks. `--seconds` are those spent on each kernel, case and mode, about. Exit code 1
+    if some kernel breaks its contract or raises.
+    """
+    from assay.kernels import UsageError, chosen
+    from assay.report import console, print_left_out, write_json
+
+    need("bench", "pytest_benchmark")
+    from assay.bench import Session, Wanted, timeable
+    from assay.timing import one_and_all
+
+    try:
+        found, left_out = chosen(kernels)
+        found, untimed = timeable(found, device)
+        _known_cases(found, cases)
+        modes = (False,) if mode == "forward" else (False, True)
+        threads = thread_counts or one_and_all(device)
+        wanted = Wanted(found, dtypes, modes, cases, threads, device, seconds, memory=not no_memory)
+        with progress() as tell:
+            session = Session(wanted, tell)
+            try:
+                session.run()
+            except KeyboardInterrupt:
+                session.interrupted = True
+    except UsageError as error:
+        raise Usage(str(error)) from None
+    out = console()
+    print_timed(out, session.found)
+    print_missing(out, session.missing)
+    print_left_out(out, left_out | untimed)
+    if json_path is not None and session.saved:
+        write_json(json_path, session.saved)
+    if session.interrupted:
+        raise Usage(f"interrupted: {len(session.found)} timings were made, the rest were not")
+    if not session.found and not session.missing:
+        raise Usage("there was nothing to time")
+    if any(m.fails for m in session.missing):
+        sys.exit(1)
+
+
+def need(command: str, *modules: str) -> None:
+    """Raises: Usage where what a command needs beyond assay's own dependencies is not installed."""
+    from importlib.util import find_spec
+
+    missing = [m for m in modules if find_spec(m) is None]
+    if missing:
+        raise Usage(f"assay {command} needs {' and '.join(missing)}: pip install 'assay[speed]'")
+
+
+def _known_cases(kernels: Sequence[object], cases: Sequence[str]) -> None:
+    known = dict.fromkeys(c for k in kernels for c in k.operator.timed)  # type: ignore[attr-defined]
+    for case in cases:
+        if case not in known:
+            raise Usage(f"there is no case {case!r} to time; there are {', '.join(known) or 'none'}")
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """What is being done, on stderr: a line that changes on a terminal, one line after another elsewhere."""
+    from rich.console import Console
+
+    err = Console(stderr=True, highlight=False, emoji=False)
+    if not err.is_terminal:
+        yield lambda text: err.print(text, markup=False, soft_wrap=True)
+        return
+    with err.status("") as status:
+        yield lambda text: status.update(text.replace("[", r"\["))
+
+
+def print_timed(console: Console, found: Sequence[Timed]) -> None:
+    """One table for each case, the fastest first."""
+    from rich.table import Table
+    from rich.text import Text
+
+    groups = defaultdict(list)
+    for timed in found:
+        groups[str(timed.setup)].append(timed)
+    for title, timings in groups.items():
+        table = Table(box=None, header_style="bold", pad_edge=False, title=Text(title), title_justify="left")
+        table.add_column("kernel", overflow="fold")
+        for column in ("median", "to fastest", "of the roof", "limited by", "peak memory", "samples"):
+            table.add_column(column, justify="right", no_wrap=True)
+        timings.sort(key=lambda t: t.median)
+        for timed in timings:
+            fraction, limit = timed.roofline
+            table.add_row(
+                Text(timed.kernel.name.rpartition("/")[2]),
+                _seconds(timed.median),
+                f"{timed.median / timings[0].median:.2f}",
+                f"{fraction:.0%}",
+                limit,
+                "" if timed.memory is None else f"{timed.memory / 2**20:.1f} MiB",
+                str(len(timed.seconds)),
+            )
+        console.print(table)
+        console.print()
+
+
+def _seconds(seconds: float) -> str:
+    for unit, factor in (("s", 1), ("ms", 1e3), ("us", 1e6)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def print_missing(console: Console, missing: Sequence[Missing]) -> None:
+    """What was not timed: what kernels do wrong first, then what they do not do."""
+    from rich.text import Text
+
+    seen = defaultdict(list)
+    for m in missing:
+        seen[m.kernel, m.reason, m.fails].append(m.what)
+    for (kernel, reason, fails), what in sorted(seen.items(), key=lambda item: not item[0][2]):
+        where = what[0] if len(what) == 1 else f"{what[0]}, and {len(what) - 1} more"
+        text = f"not timed: {kernel.rpartition('/')[2]} ({where}): {reason}"
+        console.print(Text(text, style="red" if fails else "dim"), soft_wrap=True)
