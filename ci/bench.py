@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
 from assay.gate import judged
@@ -41,6 +41,8 @@ MEMORY = (
 
 class Replayed:
     """A clock that runs through samples taken earlier: pytest-benchmark's timer, and the function that it times."""
+
+    __name__ = "replayed"  # how pytest-benchmark stores it
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -76,6 +78,12 @@ class Timed:
     @property
     def median(self) -> float:
         return median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """The distance of the quartiles, as a fraction of the median."""
+        low, _, high = quantiles(self.seconds, n=4, method="inclusive")
+        return (high - low) / self.median
 
     @property
     def roofline(self) -> tuple[float, str]:
@@ -260,7 +268,7 @@ class Session:
     def _together(self, setup: Setup, peers: Sequence[Known]) -> list[Timed]:
         works = work_of(peers[0].operator, setup.case, setup.dtype, backward=setup.backward)
         opened: dict[str, tuple[Known, dict[str, Any]]] = {}
-        with Stopwatch(setup.threads, setup.device) as watch:
+        with Stopwatch(setup.threads, setup.device, pinned=True) as watch:
             costs = {
                 name: watch.ask("open", key=name, **told)
                 for name, told in anchors_of(self._inputs, setup, works).items()
@@ -354,7 +362,8 @@ def _blamed_on(kernel: Known) -> Iterator[None]:
 @contextlib.contextmanager
 def _only_the_plugins_asked_for() -> Iterator[None]:
     """Whatever pytest's environment says, of this user's other tests, is not meant here."""
-    changed = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "PYTEST_PLUGINS": ""}
+    changed = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    changed |= dict.fromkeys(("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_XDIST_WORKER"), "")
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
     try:

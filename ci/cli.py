@@ -39,6 +39,7 @@ def main() -> None:
 
 
 main.add_command(speed.bench)
+main.add_command(speed.compare)
 
 
 @main.command("list")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from assay.kernels import UsageError
 
@@ -24,7 +26,11 @@ def judged(
         command = [python, "-c", "from assay.cli import main; main()", "check", *spellings]
         command += ["--quick", "--dtype", dtype, "--device", device, "--json", str(out)]
         last = ""
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        environment = dict(os.environ)
+        if python != sys.executable:  # an environment of its own says itself where its packages are
+            environment.pop("PYTHONPATH", None)
+        pipes: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, **pipes, env=environment) as process:
             assert process.stderr is not None
             for line in process.stderr:
                 last = line.strip() or last

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from assay.bench import Missing, Timed
+    from assay.compare import Compared
 
 
 class Usage(click.ClickException):
@@ -108,6 +109,57 @@ def bench(
         sys.exit(1)
 
 
+@click.command()
+@click.argument("base")
+@click.argument("head")
+@click.option("--kernel", "named", multiple=True, metavar="OPERATOR=MODULE:FUNCTION", help="Compare this; repeatable.")
+@click.option("--dtype", "dtypes", default="float32", show_default=True, callback=_dtypes, help="Comma-separated.")
+@click.option("--case", "cases", multiple=True, help="These cases of the contract, not the first one.")
+@click.option("--mode", type=click.Choice(["forward", "both"]), default="both", show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="The torch device that kernels run on.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the order in which the sides take turns.")
+@click.option("--json", "json_path", help="Write the verdicts and all samples here.", **_written)
+def compare(
+    base: str,
+    head: str,
+    named: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    cases: tuple[str, ...],
+    mode: str,
+    threads: int,
+    device: str,
+    seed: int,
+    json_path: Path | None,
+) -> None:
+    """Has HEAD become slower than BASE?
+
+    Each is a git revision, `main...` (its merge base with HEAD), PACKAGE==VERSION, a wheel, the folder of a source
+    tree, or OPERATOR=MODULE:FUNCTION; what must be installed is, into an environment of its own. HEAD is judged first:
+    a kernel that breaks its contract FAILED. Exit code 1 if something is SLOW or FAILED.
+    """
+    from assay.kernels import UsageError
+    from assay.report import console, write_json
+
+    need("compare", "scipy")
+    from assay.compare import as_json
+    from assay.versions import Question, compared
+
+    question = Question(base, head, named, dtypes, cases, mode == "both", threads, device, seed)
+    try:
+        with progress() as tell:
+            found = compared(question, tell)
+    except UsageError as error:
+        raise Usage(str(error)) from None
+    except KeyboardInterrupt:
+        raise Usage("interrupted") from None
+    print_compared(console(), found)
+    if json_path is not None:
+        write_json(json_path, as_json(found))
+    if any(c.verdict in ("SLOW", "FAILED") for c in found):
+        sys.exit(1)
+
+
 def need(command: str, *modules: str) -> None:
     """Raises: Usage where what a command needs beyond assay's own dependencies is not installed."""
     from importlib.util import find_spec
@@ -148,7 +200,7 @@ def print_timed(console: Console, found: Sequence[Timed]) -> None:
     for title, timings in groups.items():
         table = Table(box=None, header_style="bold", pad_edge=False, title=Text(title), title_justify="left")
         table.add_column("kernel", overflow="fold")
-        for column in ("median", "to fastest", "of the roof", "limited by", "peak memory", "samples"):
+        for column in ("median", "spread", "to fastest", "of the roof", "limited by", "peak memory", "samples"):
             table.add_column(column, justify="right", no_wrap=True)
         timings.sort(key=lambda t: t.median)
         for timed in timings:
@@ -156,6 +208,7 @@ def print_timed(console: Console, found: Sequence[Timed]) -> None:
             table.add_row(
                 Text(timed.kernel.name.rpartition("/")[2]),
                 _seconds(timed.median),
+                f"{timed.spread:.0%}",
                 f"{timed.median / timings[0].median:.2f}",
                 f"{fraction:.0%}",
                 limit,
@@ -171,6 +224,23 @@ def _seconds(seconds: float) -> str:
         if seconds * factor >= 1:
             return f"{seconds * factor:.3g} {unit}"
     return f"{seconds * 1e9:.3g} ns"
+
+
+def print_compared(console: Console, found: Sequence[Compared]) -> None:
+    """One row per case: the worst first."""
+    from rich.table import Table
+    from rich.text import Text
+
+    styles = {"FAILED": "red", "SLOW": "red", "UNSURE": "yellow", "SAME": "", "FAST": "green"}
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("kernel", "case", "verdict", "head / base", "98 % interval"):
+        table.add_column(column, overflow="fold")
+    for c in sorted(found, key=lambda c: list(styles).index(c.verdict)):
+        e = c.estimate
+        told = (f"{e.ratio:.3f}", f"{e.low:.3f} to {e.high:.3f}") if e is not None and not c.reason else ("", c.reason)
+        case = str(c.job.setup).partition(" ")[2]
+        table.add_row(Text(c.job.name), Text(case), Text(c.verdict, style=styles[c.verdict]), *map(Text, told))
+    console.print(table)
 
 
 def print_missing(console: Console, missing: Sequence[Missing]) -> None:

@@ -3,7 +3,7 @@
 It is run as a file, by whichever Python and with whichever packages the kernel lives in, so it imports nothing of
 assay: the same stopwatch times both sides of a comparison. Commands, each answered by one line:
 
-    open        load a kernel and its inputs, warm it up, find how many calls make a sample
+    open        load a kernel and its inputs, warm it up, find how many calls make a sample, if `calls` does not say
     samples     time opened kernels in rounds, in random order within each
     memory      how much memory one call needs at its highest
     conditions  what may have slowed everything down: load, clocks, throttling
@@ -176,13 +176,13 @@ class Loop:
 
     how = "loop"
 
-    def __init__(self, kernel: Kernel, least: float) -> None:
+    def __init__(self, kernel: Kernel, least: float, calls: int) -> None:
         self.side = kernel.side
         with self.side():
             self.call = kernel.copied()
             self.call()
-            self.calls = 1
-            while (seconds := self._seconds()) * self.calls < least and self.calls < 1 << 20:
+            self.calls = calls or 1
+            while not calls and (seconds := self._seconds()) * self.calls < least and self.calls < 1 << 20:
                 wanted = math.ceil(1.1 * least / max(seconds, 1e-9))
                 self.calls = max(self.calls + 1, min(wanted, 16 * self.calls))
 
@@ -204,7 +204,7 @@ class Replays:
     A kernel that waits for the GPU within a call cannot be recorded: its calls are then issued one by one.
     """
 
-    def __init__(self, kernel: Kernel, least: float) -> None:
+    def __init__(self, kernel: Kernel, least: float, calls: int) -> None:
         import torch
 
         self.side = kernel.side
@@ -229,7 +229,8 @@ class Replays:
                 torch.cuda.synchronize()
                 self.how = "launches"
             self.repeats = 1
-            self.repeats = math.ceil(least / max(self._seconds() * len(self.sweep), 1e-9))
+            wanted = calls or least / max(self._seconds(), 1e-9)
+            self.repeats = math.ceil(wanted / len(self.sweep))
 
     @property
     def calls(self) -> int:
@@ -280,7 +281,7 @@ class Stopwatch:
         kernel = self.kernels[told["key"]] = Kernel(told, side, self.device)
         if told.get("memory"):
             return {}
-        clock = (Replays if self.device.startswith("cuda") else Loop)(kernel, told.get("least", LEAST))
+        clock = (Replays if self.device.startswith("cuda") else Loop)(kernel, LEAST, told.get("calls", 0))
         self.clocks[told["key"]] = clock
         return {"calls": clock.calls, "how": clock.how, "seconds": clock.sample()}
 
@@ -364,16 +365,14 @@ def main() -> None:
     told = json.loads(sys.argv[1])
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what kernels print is not an answer
-    if told["threads"] and hasattr(os, "sched_setaffinity"):
-        # So that libraries with threads of their own have no more than torch.
+    if told["pinned"] and told["device"] == "cpu" and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-told["threads"] :])
     import warnings
 
     import torch
 
     warnings.simplefilter("ignore")
-    if told["threads"]:
-        torch.set_num_threads(told["threads"])
+    torch.set_num_threads(told["threads"])
     gc.disable()
     stopwatch = Stopwatch(told["device"])
     commands = {name: getattr(stopwatch, name) for name in ("open", "samples", "memory", "conditions")}

@@ -125,9 +125,9 @@ class Inputs:
 class Stopwatch:
     """A process that times kernels. Raises: StopwatchError if it ends or hangs."""
 
-    def __init__(
-        self, threads: int, device: str = "cpu", *, memory: bool = False, python: str = sys.executable
-    ) -> None:
+    def __init__(self, threads: int, device: str = "cpu", *, pinned: bool = False, memory: bool = False) -> None:
+        """`pinned`: it runs on as many cores as there are threads, so that libraries with threads of their own have no
+        more than torch. `memory`: it measures memory, not time."""
         environment = {**os.environ, "PYTHONHASHSEED": "0"}
         if memory:  # glibc then gives back large blocks as soon as they are free, and takes none from its own heap
             environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
@@ -135,7 +135,7 @@ class Stopwatch:
         environment.pop("TRITON_INTERPRET", None)
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  # it is closed with the process
         self._process = subprocess.Popen(
-            [python, str(STOPWATCH), json.dumps({"threads": threads if device == "cpu" else 0, "device": device})],
+            [sys.executable, str(STOPWATCH), json.dumps({"threads": threads, "device": device, "pinned": pinned})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
