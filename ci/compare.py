@@ -81,13 +81,13 @@ def compare(
     """Measure, measure again what is suspected, and decide. `apart`: the sides cannot share a process."""
     found = [Compared(job) for job in jobs]
     order = random.Random(seed)
-    _measure(found, pairs, tell, order, apart=apart, again=False)
+    measure(found, pairs, tell, order, apart=apart)
     left = [c for c in found if not c.reason]
     estimates = [_estimate(c.first) for c in left]
     suspected = [c for c, e in zip(left, estimates, strict=True) if e.suspicion() in ("SLOW", "FAST")]
     if suspected:
         tell(f"measuring again what is suspected: {len(suspected)} of {len(left)}")
-        _measure(suspected, 2 * pairs, tell, order, apart=apart, again=True)
+        measure(suspected, 2 * pairs, tell, order, apart=apart, again=True)
     again = [_estimate(c.second) if len(c.second) > 1 and not c.reason else None for c in left]
     for compared, verdict in zip(left, decide(estimates, again), strict=True):
         if not compared.reason:
@@ -99,9 +99,10 @@ def _estimate(samples: Sequence[Samples]) -> Estimate:
     return estimate([s.answer for s in samples])
 
 
-def _measure(
-    found: Sequence[Compared], pairs: int, tell: Told, order: random.Random, *, apart: bool, again: bool
+def measure(
+    found: Sequence[Compared], pairs: int, tell: Told, order: random.Random, *, apart: bool = False, again: bool = False
 ) -> None:
+    """Give each job the samples of so many more fresh pairs of processes, as its first or its second measurement."""
     by_place: dict[tuple[int, str], list[Compared]] = {}
     for compared in found:
         by_place.setdefault((compared.job.setup.threads, compared.job.setup.device), []).append(compared)

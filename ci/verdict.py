@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import fmean, median, stdev
 from typing import Literal
 
-from scipy import stats
+from scipy import special, stats
 
 
 Change = Literal["FAST", "SAME", "SLOW", "UNSURE", "FAILED"]
@@ -64,7 +64,7 @@ def estimate(answers: Sequence[float]) -> Estimate:
     """From the answers of at least two processes."""
     n, mean, spread = len(answers), fmean(answers), stdev(answers)
     error = spread / math.sqrt(n)
-    reach = float(stats.t.ppf(1 - RATE, n - 1)) * error
+    reach = float(special.stdtrit(n - 1, 1 - RATE)) * error
     sure = math.log1p(SURE)
     return Estimate(
         ratio=math.exp(median(answers)),
@@ -78,7 +78,7 @@ def estimate(answers: Sequence[float]) -> Estimate:
 def _exceeds(excess: float, error: float, n: int) -> float:
     if error == 0:
         return 0.0 if excess > 0 else 1.0
-    return float(stats.t.sf(excess / error, n - 1))
+    return float(special.stdtr(n - 1, -excess / error))
 
 
 def decide(first: Sequence[Estimate], second: Sequence[Estimate | None]) -> list[Change]:
