@@ -40,6 +40,7 @@ def main() -> None:
 
 main.add_command(speed.bench)
 main.add_command(speed.compare)
+main.add_command(speed.history)
 
 
 @main.command("list")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from assay.bench import Missing, Timed
     from assay.compare import Compared
+    from assay.history import Record, Step
 
 
 class Usage(click.ClickException):
@@ -56,6 +57,7 @@ _written: Any = {"type": click.Path(path_type=Path, dir_okay=False), "callback":
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True)
 @click.option("--no-memory", is_flag=True, help="Do not measure peak memory, which takes a process for each kernel.")
 @click.option("--json", "json_path", help="Write pytest-benchmark's JSON here.", **_written)
+@click.option("--plot", "plot_path", help="Draw the roofline and the peers into this PNG file.", **_written)
 def bench(
     kernels: tuple[str, ...],
     dtypes: tuple[str, ...],
@@ -66,6 +68,7 @@ def bench(
     seconds: float,
     no_memory: bool,
     json_path: Path | None,
+    plot_path: Path | None,
 ) -> None:
     """Time kernels side by side: forward, and with their gradients; on one thread, and on all.
 
@@ -76,7 +79,7 @@ def bench(
     from assay.kernels import UsageError, chosen
     from assay.report import console, print_left_out, write_json
 
-    need("bench", "pytest_benchmark")
+    need("bench", "pytest_benchmark", *(["matplotlib"] if plot_path else []))
     from assay.bench import Session, Wanted, timeable
     from assay.timing import one_and_all
 
@@ -101,6 +104,10 @@ def bench(
     print_left_out(out, left_out | untimed)
     if json_path is not None and session.saved:
         write_json(json_path, session.saved)
+    if plot_path is not None and session.found:
+        from assay.plots import plot_timed
+
+        plot_timed(plot_path, session.found)
     if session.interrupted:
         raise Usage(f"interrupted: {len(session.found)} timings were made, the rest were not")
     if not session.found and not session.missing:
@@ -158,6 +165,59 @@ def compare(
         write_json(json_path, as_json(found))
     if any(c.verdict in ("SLOW", "FAILED") for c in found):
         sys.exit(1)
+
+
+@click.command()
+@click.argument("kernels", nargs=-1, metavar="[OPERATOR=MODULE:FUNCTION]...")
+@click.option("--store", type=click.Path(path_type=Path, dir_okay=False), default=Path(".assay/history.jsonl"))
+@click.option("--add", "revisions", help="Measure this commit, or every commit of this range, and append to the store.")
+@click.option("--mode", type=click.Choice(["forward", "both"]), default="both", show_default=True)
+@click.option("--dtype", "dtypes", default="float32", show_default=True, callback=_dtypes, help="Comma-separated.")
+@click.option("--bisect", is_flag=True, help="Find the commit that made each change that counts.")
+@click.option("--plot", "plot_path", help="Draw the history into this PNG file.", **_written)
+def history(
+    kernels: tuple[str, ...],
+    store: Path,
+    revisions: str | None,
+    mode: str,
+    dtypes: tuple[str, ...],
+    bisect: bool,
+    plot_path: Path | None,
+) -> None:
+    """What became slower, and since when?
+
+    The store (.assay/history.jsonl) holds, per commit, how long each kernel took next to a kernel whose text never
+    changes. It is only ever appended to; a damaged store is refused and left as it is. Records of another machine or
+    another harness are another history.
+    """
+    from assay.kernels import UsageError
+
+    need("history", "scipy", "ruptures", *(["matplotlib"] if plot_path else []))
+    from assay.commits import listed, recorded
+    from assay.history import Store, series, steps
+
+    kept = Store(store)
+    modes = (False,) if mode == "forward" else (False, True)
+    setups = [(dtype, backward) for dtype in dtypes for backward in modes]
+    try:
+        kept.read()  # what is damaged is said before anything is measured
+        with progress() as tell:
+            for commit in listed(revisions) if revisions else ():
+                tell(f"commit {commit[:10]}")
+                kept.append(recorded(commit, kernels, setups, tell))
+        places = {spelling.rpartition("=")[2] for spelling in kernels}
+        found = [(r, steps(r)) for r in series(kept.read()).values() if not places or r[0].kernel in places]
+        if not found:
+            raise UsageError(f"there are no records in {store}: add some with --add")
+        print_history(found, bisect=bisect)
+        if plot_path is not None:
+            from assay.plots import plot_history
+
+            plot_history(plot_path, found)
+    except UsageError as error:
+        raise Usage(str(error)) from None
+    except KeyboardInterrupt:
+        raise Usage("interrupted: commits that were measured to the end are kept") from None
 
 
 def need(command: str, *modules: str) -> None:
@@ -241,6 +301,27 @@ def print_compared(console: Console, found: Sequence[Compared]) -> None:
         case = str(c.job.setup).partition(" ")[2]
         table.add_row(Text(c.job.name), Text(case), Text(c.verdict, style=styles[c.verdict]), *map(Text, told))
     console.print(table)
+
+
+def print_history(found: Sequence[tuple[Sequence[Record], Sequence[Step]]], *, bisect: bool) -> None:
+    """One line for each series, and one for each change in it."""
+    from rich.text import Text
+
+    from assay.commits import blamed
+    from assay.report import console
+
+    out = console()
+    for records, changes in found:
+        first = records[0]
+        title = f"{first.kernel}, {first.case}, {first.dtype}, {first.mode}, {first.machine}, harness {first.harness}"
+        out.print(Text(f"{title}: {len(records)} records"), soft_wrap=True)
+        for step in changes:
+            style = ("red" if step.ratio > 1 else "green") if step.counts else "dim"
+            out.print(Text(f"  {step}", style=style), soft_wrap=True)
+            if bisect and step.counts:
+                with progress() as tell:
+                    commit = blamed(step, tell)
+                out.print(Text(f"    by {commit}", style="bold"), soft_wrap=True)
 
 
 def print_missing(console: Console, missing: Sequence[Missing]) -> None:

@@ -172,12 +172,13 @@ def _outputs(returned: Any) -> tuple[Any, ...]:
 
 
 class Loop:
-    """A loop of calls on a CPU."""
+    """A loop of calls on a CPU, in wall time or in the time that the process has the processors for."""
 
     how = "loop"
 
-    def __init__(self, kernel: Kernel, least: float, calls: int) -> None:
+    def __init__(self, kernel: Kernel, least: float, calls: int, now: Callable[[], float]) -> None:
         self.side = kernel.side
+        self.now = now
         with self.side():
             self.call = kernel.copied()
             self.call()
@@ -187,11 +188,11 @@ class Loop:
                 self.calls = max(self.calls + 1, min(wanted, 16 * self.calls))
 
     def _seconds(self) -> float:
-        calls, call = range(self.calls), self.call
-        start = time.perf_counter()
+        calls, call, now = range(self.calls), self.call, self.now
+        start = now()
         for _ in calls:
             call()
-        return (time.perf_counter() - start) / self.calls
+        return (now() - start) / self.calls
 
     def sample(self) -> float:
         with self.side():
@@ -281,7 +282,12 @@ class Stopwatch:
         kernel = self.kernels[told["key"]] = Kernel(told, side, self.device)
         if told.get("memory"):
             return {}
-        clock = (Replays if self.device.startswith("cuda") else Loop)(kernel, LEAST, told.get("calls", 0))
+        calls = told.get("calls", 0)
+        clock: Loop | Replays
+        if self.device.startswith("cuda"):
+            clock = Replays(kernel, LEAST, calls)
+        else:
+            clock = Loop(kernel, LEAST, calls, time.process_time if told.get("processor") else time.perf_counter)
         self.clocks[told["key"]] = clock
         return {"calls": clock.calls, "how": clock.how, "seconds": clock.sample()}
 
