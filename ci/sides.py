@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -67,7 +68,7 @@ def prepare(spelling: str, folder: Path) -> Side:
     if path.is_dir():
         if not any((path / name).is_file() for name in ("pyproject.toml", "setup.py")):
             raise UsageError(f"the folder {spelling} holds no Python project")
-        return _installed(spelling, str(path.resolve()), folder)
+        return _installed(spelling, str(_copied(path, folder / "tree")), folder)
     commit = _commit(spelling)
     tree = folder / "tree"
     archive = subprocess.run(["git", "archive", commit], capture_output=True, cwd=_top())
@@ -76,6 +77,21 @@ def prepare(spelling: str, folder: Path) -> Side:
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
         files.extractall(tree, filter="data")
     return _installed(f"{spelling} ({commit[:10]})", str(tree), folder)
+
+
+def _copied(tree: Path, to: Path) -> Path:
+    """The sources alone: what a build has left in a tree would get into the next one."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=tree, capture_output=True
+    )
+    if listed.returncode:  # not under git
+        shutil.copytree(tree, to, ignore=shutil.ignore_patterns("build", "dist", "*.egg-info", "__pycache__", ".*"))
+        return to
+    for name in filter(None, os.fsdecode(listed.stdout).split("\0")):
+        if (tree / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(tree / name, to / name)
+    return to
 
 
 def git(*arguments: str) -> str:

@@ -132,7 +132,8 @@ class Stopwatch:
         if memory:  # glibc then gives back large blocks as soon as they are free, and takes none from its own heap
             environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
         environment |= {name: str(threads) for name in _THREADS}
-        environment.pop("TRITON_INTERPRET", None)
+        for name in ("TRITON_INTERPRET", "PYTHONWARNINGS"):
+            environment.pop(name, None)
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  # it is closed with the process
         self._process = subprocess.Popen(
             [sys.executable, str(STOPWATCH), json.dumps({"threads": threads, "device": device, "pinned": pinned})],
