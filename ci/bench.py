@@ -287,9 +287,14 @@ class Session:
             whole = sum(c["seconds"] * c["calls"] for c in (*costs.values(), *(a for _, a in opened.values())))
             rounds = max(FEWEST, min(MOST, round(self.wanted.seconds * len(opened) / whole)))
             before = watch.ask("conditions")
-            # Whoever ends the process here, it cannot be told who; that all were called before makes it unlikely.
-            with _blamed_on(next(k for k, _ in opened.values())):
+            try:
                 samples = watch.ask("samples", keys=keys, rounds=rounds, seed=self.wanted.seed)["samples"]
+            except NotTimed as raised:
+                raise _Down(opened[raised.key][0], str(raised)) from None
+            except StopwatchError as error:  # all had been called before, and nothing tells which it was
+                reason = f"one of {len(opened)} kernels timed together {error}"
+                self.missing += [Missing(k.name, str(setup), reason, fails=True) for k, _ in opened.values()]
+                return []
             after = watch.ask("conditions")
         rates = rates_of(samples, works)
         return [
@@ -384,7 +389,13 @@ def timeable(kernels: Sequence[Known], device: str) -> tuple[list[Known], dict[s
     if device != "cpu":
         import torch
 
-        if not (device.startswith("cuda") and torch.cuda.is_available()):
+        try:
+            there = (
+                torch.device(device).type == "cuda" and (torch.device(device).index or 0) < torch.cuda.device_count()
+            )
+        except RuntimeError:
+            there = False
+        if not there:
             raise UsageError(f"there is no {device} here that torch can use; without --device the CPU is timed")
     left_out = {}
     found = []

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from assay.timing import NotTimed, Setup, Stopwatch, StopwatchError
-from assay.verdict import MARGIN, PAIRS, RATE, Change, Estimate, decide, estimate, of_process
+from assay.verdict import MARGIN, PAIRS, RATE, TRIM, Change, Estimate, decide, estimate, of_process
 
 
 SHARED = 20
@@ -63,8 +63,9 @@ class Compared:
 
     @property
     def estimate(self) -> Estimate | None:
-        samples = self.second or self.first
-        return estimate([s.answer for s in samples]) if len(samples) > 1 else None
+        if len(self.second) > 1:
+            return _estimate(self.second, TRIM)
+        return _estimate(self.first) if len(self.first) > 1 else None
 
 
 class _Failed(Exception):
@@ -91,15 +92,15 @@ def compare(
     if suspected:
         tell(f"measuring again what is suspected: {len(suspected)} of {len(left)}")
         measure(suspected, 2 * pairs, tell, order, apart=apart, again=True)
-    again = [_estimate(c.second) if len(c.second) > 1 and not c.reason else None for c in left]
+    again = [_estimate(c.second, TRIM) if len(c.second) > 1 and not c.reason else None for c in left]
     for compared, verdict in zip(left, decide(estimates, again), strict=True):
         if not compared.reason:
             compared.verdict = verdict
     return found
 
 
-def _estimate(samples: Sequence[Samples]) -> Estimate:
-    return estimate([s.answer for s in samples])
+def _estimate(samples: Sequence[Samples], trim: float = 0.0) -> Estimate:
+    return estimate([s.answer for s in samples], trim=trim)
 
 
 def measure(
@@ -162,8 +163,10 @@ def _sampled(job: Job, watches: Mapping[str, Stopwatch], order: random.Random) -
                 order.shuffle(sides)
                 for side in sides:
                     found[side] += watches[side].ask("samples", keys=[side], rounds=1, seed=0)["samples"][side]
-    except (NotTimed, StopwatchError) as error:
-        raise _Failed("head", str(error)) from None
+    except NotTimed as error:
+        raise _Failed(error.key, str(error)) from None
+    except StopwatchError as error:
+        raise _Failed("head", f"one of the two {error}") from None
     return Samples(tuple(found["base"]), tuple(found["head"]))
 
 

@@ -16,7 +16,7 @@ import tarfile
 import venv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -42,6 +42,8 @@ class Side:
     """What was installed there."""
     kernel: Known | None = None
     """The one function that the side consists of."""
+    sources: bool = False
+    """It was built from sources, a revision's or a tree's."""
 
     @property
     def native(self) -> bool:
@@ -68,7 +70,7 @@ def prepare(spelling: str, folder: Path) -> Side:
     if path.is_dir():
         if not any((path / name).is_file() for name in ("pyproject.toml", "setup.py")):
             raise UsageError(f"the folder {spelling} holds no Python project")
-        return _installed(spelling, str(_copied(path, folder / "tree")), folder)
+        return replace(_installed(spelling, str(_copied(path, folder / "tree")), folder), sources=True)
     commit = _commit(spelling)
     tree = folder / "tree"
     archive = subprocess.run(["git", "archive", commit], capture_output=True, cwd=_top())
@@ -76,7 +78,7 @@ def prepare(spelling: str, folder: Path) -> Side:
         raise UsageError(f"git cannot give the files of {spelling}: {archive.stderr.decode().strip()}")
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
         files.extractall(tree, filter="data")
-    return _installed(f"{spelling} ({commit[:10]})", str(tree), folder)
+    return replace(_installed(f"{spelling} ({commit[:10]})", str(tree), folder), sources=True)
 
 
 def _copied(tree: Path, to: Path) -> Path:
@@ -161,6 +163,9 @@ def kernels_of(base: Side, head: Side, named: Sequence[str]) -> list[tuple[Known
             raise UsageError(f"{base.name} and {head.name} are kernels of two operators")
         return [(base.kernel, head.kernel)]
     one = base.kernel or head.kernel
+    files = [s for s in ([one.spelling] if one is not None else named) if s.rpartition(":")[0].endswith(".py")]
+    if files and (base.sources or head.sources):
+        raise UsageError(f"{files[0]} is one file for both sides: name the kernel by the module that is installed")
     if one is not None:
         return [(one, one)]
     if named:

@@ -85,7 +85,7 @@ def bench(
 
     try:
         found, left_out = chosen(kernels)
-        found, untimed = timeable(found, device)
+        found, untimed = timeable(list({k.spelling: k for k in found}.values()), device)
         _known_cases(found, cases)
         modes = (False,) if mode == "forward" else (False, True)
         threads = thread_counts or one_and_all(device)

@@ -42,6 +42,15 @@ class NotCovered(Exception):
     """The kernel cannot be asked for this case."""
 
 
+class Raised(Exception):
+    """A kernel raised while it was timed with others."""
+
+    def __init__(self, key: str, error: Exception) -> None:
+        super().__init__(key)
+        self.key = key
+        self.error = error
+
+
 class Side:
     """Where a kernel's packages are, and its own modules while another side's are imported.
 
@@ -300,7 +309,10 @@ class Stopwatch:
         for _ in range(told["rounds"]):
             order.shuffle(keys)
             for key in keys:
-                found[key].append(self.clocks[key].sample())
+                try:
+                    found[key].append(self.clocks[key].sample())
+                except Exception as error:
+                    raise Raised(key, error) from error
         return {"samples": found}
 
     def memory(self, told: dict[str, Any]) -> dict[str, Any]:
@@ -388,6 +400,8 @@ def main() -> None:
             answer = commands[command["command"]](command)
         except (NotCovered, NotImplementedError) as refusal:
             answer = {"not covered": " ".join(str(refusal).split())[:300] or "not implemented"}
+        except Raised as raised:
+            answer = {"error": _line(raised.error), "key": raised.key}
         except Exception as error:
             answer = {"error": _line(error)}
         answers.write(json.dumps(answer) + "\n")

@@ -57,9 +57,11 @@ class StopwatchError(Exception):
 class NotTimed(Exception):
     """A kernel raised, or cannot be asked for the case: one line."""
 
-    def __init__(self, message: str, *, covered: bool) -> None:
+    def __init__(self, message: str, *, covered: bool, key: str = "") -> None:
         super().__init__(message)
         self.covered = covered
+        self.key = key
+        """Which of the kernels that were timed together."""
 
 
 @dataclass
@@ -186,7 +188,7 @@ class Stopwatch:
             raise StopwatchError(f"ended its process (exit code {code}){self._last_words()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise NotTimed(answer["error"], covered=True)
+            raise NotTimed(answer["error"], covered=True, key=answer.get("key", ""))
         if "not covered" in answer:
             raise NotTimed(answer["not covered"], covered=False)
         return answer

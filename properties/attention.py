@@ -442,8 +442,8 @@ SOFTMAX_ATTENTION = Operator(
     ),
     work=_work,
     timed={
-        "short": Structure(sizes={"b": 1, "h": 4, "g": 4, "t": 256, "s": 256, "d": 64, "e": 64}),
-        "causal": Structure({"causal": True}, sizes={"b": 1, "h": 4, "g": 4, "t": 256, "s": 256, "d": 64, "e": 64}),
+        "short": Structure(sizes={"b": 1, "h": 4, "g": 4, "t": 128, "s": 128, "d": 64, "e": 64}),
+        "causal": Structure({"causal": True}, sizes={"b": 1, "h": 4, "g": 4, "t": 128, "s": 128, "d": 64, "e": 64}),
         "long": Structure(sizes={"b": 1, "h": 8, "g": 8, "t": 1024, "s": 1024, "d": 64, "e": 64}),
     },
     source="A. Vaswani et al., Attention Is All You Need, arXiv:1706.03762v7, equation 1",

@@ -149,7 +149,7 @@ class Operator:
     and `backward`: whether the gradients of all Tensors are had as well as the outputs."""
     timed: Mapping[str, Structure] = field(default_factory=dict)
     """The cases on which kernels are timed, by name: sizes, and keywords that every kernel timed on it must have. The
-    first takes a few milliseconds at most: it is the one on which regressions are looked for."""
+    first takes about a millisecond at most: it is the one on which regressions are looked for."""
     source: str = ""
     """Paper and equation."""
 

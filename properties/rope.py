@@ -407,7 +407,7 @@ ROPE = Operator(
     ),
     work=_work,
     timed={
-        "short": Structure(sizes={"b": 1, "h": 8, "t": 1024, "d": 64}),
+        "short": Structure(sizes={"b": 1, "h": 4, "t": 512, "d": 64}),
         "long": Structure(sizes={"b": 1, "h": 32, "t": 4096, "d": 128}),
     },
     source="J. Su et al., RoFormer, arXiv:2104.09864v5, equations 14, 15 and 34",

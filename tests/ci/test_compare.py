@@ -181,10 +181,13 @@ def test_a_side_that_means_nothing_is_one_line(
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_what_cannot_be_compared_is_one_line() -> None:
+def test_what_cannot_be_compared_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.commit(project.write(tmp_path / "tree"), "first")
+    monkeypatch.chdir(tmp_path / "tree")
     right = f"rms_norm={KERNELS}:right"
     for arguments, message in (
         ((right, "rope=assay.impl.rope:rope"), "kernels of two operators"),
+        ((right, "HEAD"), "is one file for both sides"),
         ((right, right, "--dtype", "float7"), "there is no dtype 'float7'"),
         ((right, right, "--device", "cuda:99"), "there is no cuda:99 here"),
     ):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from assay.verdict import MARGIN, PAIRS, RATE, SURE, Change, Estimate, decide, estimate, of_process
+from assay.verdict import MARGIN, PAIRS, RATE, SURE, TRIM, Change, Estimate, decide, estimate, of_process
 
 
 ERROR = 1e-9
@@ -22,16 +22,17 @@ BETWEEN = 0.005
 """How much processes differ, as measured on quiet and on loaded machines: 0.4 to 0.6 per cent."""
 
 
-def answers(random: np.random.Generator, change: float, n: int, between: float = BETWEEN) -> list[float]:
-    """What processes answer of a head that takes 1 + change times as long."""
-    return list(math.log1p(change) + between * random.standard_normal(n))
+def answers(random: np.random.Generator, change: float, n: int, between: float = BETWEEN, wild: float = 0.0) -> Any:
+    """What processes answer of a head that takes 1 + change times as long. Some are wild: 20 per cent off."""
+    off = 0.2 * random.standard_normal(n) * (random.random(n) < wild)
+    return list(math.log1p(change) + between * random.standard_normal(n) + off)
 
 
-def compared(random: np.random.Generator, changes: Sequence[float], between: float = BETWEEN) -> list[Change]:
+def compared(random: np.random.Generator, changes: Sequence[float], between: float, wild: float) -> list[Change]:
     """The verdicts of a comparison of so many cases."""
-    first = [estimate(answers(random, c, PAIRS, between)) for c in changes]
+    first = [estimate(answers(random, c, PAIRS, between, wild)) for c in changes]
     again = [
-        estimate(answers(random, c, 2 * PAIRS, between)) if e.suspicion() in ("SLOW", "FAST") else None
+        estimate(answers(random, c, 2 * PAIRS, between, wild), trim=TRIM) if e.suspicion() in ("SLOW", "FAST") else None
         for c, e in zip(changes, first, strict=True)
     ]
     return decide(first, again)
@@ -41,55 +42,74 @@ def consistent(hits: int, trials: int, rate: float, alternative: Any = "two-side
     return bool(stats.binomtest(hits, trials, rate, alternative).pvalue > ERROR)
 
 
-def test_probabilities_are_those_that_they_say() -> None:
-    """A change of exactly SURE looks larger, with probability p <= RATE, in RATE of all measurements."""
+@pytest.mark.parametrize(("n", "trim"), [(PAIRS, 0.0), (2 * PAIRS, 0.0), (PAIRS, TRIM)])
+def test_probabilities_are_those_that_they_say(n: int, trim: float) -> None:
+    """A change of exactly SURE looks larger, with a probability of at most RATE, in RATE of all measurements."""
     random = np.random.default_rng(1)
-    n = 4000
-    found = [estimate(answers(random, SURE, PAIRS)) for _ in range(n)]
-    assert consistent(sum(e.p_slow <= RATE for e in found), n, RATE)
-    assert consistent(sum(e.p_slow <= 0.5 for e in found), n, 0.5)
-    found = [estimate(answers(random, 1 / (1 + SURE) - 1, PAIRS)) for _ in range(n)]
-    assert consistent(sum(e.p_fast <= RATE for e in found), n, RATE)
+    trials = 4000
+    found = [estimate(answers(random, SURE, n), trim=trim) for _ in range(trials)]
+    sided = "greater" if trim else "two-sided"
+    assert consistent(sum(e.p_slow <= RATE for e in found), trials, RATE, sided)
+    assert consistent(sum(e.p_slow <= 0.5 for e in found), trials, 0.5)
+    found = [estimate(answers(random, 1 / (1 + SURE) - 1, n), trim=trim) for _ in range(trials)]
+    assert consistent(sum(e.p_fast <= RATE for e in found), trials, RATE, sided)
+
+
+@pytest.mark.parametrize("wild", [0.0, 0.2])
+def test_trimmed_probabilities_are_not_too_small_either(wild: float) -> None:
+    """Those of second measurements, also where some processes are far off."""
+    random = np.random.default_rng(2)
+    trials = 4000
+    found = [estimate(answers(random, SURE, 2 * PAIRS, BETWEEN, wild), trim=TRIM) for _ in range(trials)]
+    assert consistent(sum(e.p_slow <= RATE for e in found), trials, RATE, "greater")
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
-    random = np.random.default_rng(2)
-    n = 4000
-    found = [estimate(answers(random, 0.04, PAIRS)) for _ in range(n)]
-    assert consistent(sum(e.low > 1.04 for e in found), n, RATE)
-    assert consistent(sum(e.high < 1.04 for e in found), n, RATE)
-
-
-@pytest.mark.parametrize("between", [BETWEEN, 4 * BETWEEN])
-def test_nothing_changed_raises_no_alarm(between: float) -> None:
-    """Two measurements must both be beyond MARGIN and sure of SURE. Each is with a probability below RATE."""
     random = np.random.default_rng(3)
-    verdicts = [v for _ in range(100) for v in compared(random, [0.0] * 20, between)]
-    assert consistent(sum(v in ("SLOW", "FAST") for v in verdicts), len(verdicts), 2 * RATE**2, "greater")
+    trials = 4000
+    found = [estimate(answers(random, 0.04, PAIRS)) for _ in range(trials)]
+    assert consistent(sum(e.low > 1.04 for e in found), trials, RATE)
+    assert consistent(sum(e.high < 1.04 for e in found), trials, RATE)
+
+
+@pytest.mark.parametrize("change", [0.0, SURE])
+@pytest.mark.parametrize(("between", "wild"), [(BETWEEN, 0.0), (4 * BETWEEN, 0.0), (BETWEEN, 0.3)])
+def test_what_does_not_count_raises_no_alarm(between: float, wild: float, change: float) -> None:
+    """Of what the first measurement suspects, the second confirms at most RATE."""
+    random = np.random.default_rng(4)
+    suspects = alarms = 0
+    for _ in range(2000):
+        first = estimate(answers(random, change, PAIRS, between, wild))
+        if first.suspicion() in ("SLOW", "FAST"):
+            suspects += 1
+            second = estimate(answers(random, change, 2 * PAIRS, between, wild), trim=TRIM)
+            alarms += decide([first], [second])[0] in ("SLOW", "FAST")
+    assert alarms == 0 or consistent(alarms, suspects, RATE, "greater")
 
 
 def test_nothing_changed_is_the_same_where_processes_agree() -> None:
-    verdicts = compared(np.random.default_rng(4), [0.0] * 500, BETWEEN / 5)
+    verdicts = compared(np.random.default_rng(5), [0.0] * 500, BETWEEN / 5, 0.0)
     assert verdicts == ["SAME"] * 500
 
 
-@pytest.mark.parametrize(("change", "least"), [(0.03, 0.7), (0.05, 0.99), (0.10, 0.99)])
+@pytest.mark.parametrize(
+    ("change", "wild", "least"), [(0.03, 0.0, 0.7), (0.05, 0.0, 0.99), (0.10, 0.0, 0.99), (0.10, 0.2, 0.9)]
+)
 @pytest.mark.parametrize("sign", [1, -1])
-def test_real_changes_are_found(change: float, least: float, sign: int) -> None:
-    random = np.random.default_rng(5)
-    n = 1000
-    real = change if sign > 0 else 1 / (1 + change) - 1
-    found = [v for _ in range(n // 20) for v in compared(random, [real] * 20)]
-    assert consistent(found.count("SLOW" if sign > 0 else "FAST"), n, least, "less")
-    assert "FAST" not in found or sign < 0
-
-
-def test_a_change_within_what_is_sure_is_never_called_one() -> None:
-    """Where the truth is SURE itself, an alarm needs a chance of RATE twice, over all cases of a comparison."""
+def test_real_changes_are_found(change: float, wild: float, least: float, sign: int) -> None:
     random = np.random.default_rng(6)
     n = 1000
-    found = [v for _ in range(n // 20) for v in compared(random, [SURE] * 20)]
-    assert consistent(found.count("SLOW"), n, RATE**2, "greater")
+    real = change if sign > 0 else 1 / (1 + change) - 1
+    found = [v for _ in range(n // 20) for v in compared(random, [real] * 20, BETWEEN, wild)]
+    assert consistent(found.count("SLOW" if sign > 0 else "FAST"), n, least, "less")
+    assert ("FAST" if sign > 0 else "SLOW") not in found
+
+
+def test_one_real_change_among_many_is_found() -> None:
+    random = np.random.default_rng(7)
+    verdicts = [compared(random, [0.0] * 99 + [0.05], BETWEEN, 0.0) for _ in range(50)]
+    assert consistent(sum(v[-1] == "SLOW" for v in verdicts), 50, 0.99, "less")
+    assert not any("SLOW" in v[:-1] or "FAST" in v for v in verdicts)
 
 
 def test_the_rate_of_false_discoveries_is_kept_over_a_comparison() -> None:
@@ -98,11 +118,11 @@ def test_the_rate_of_false_discoveries_is_kept_over_a_comparison() -> None:
     The mean of false / all alarms is at most RATE. Beside ten true alarms one false one makes it 1 / 11 or more, so
     comparisons with a false alarm are at most 11 RATE of all.
     """
-    random = np.random.default_rng(7)
+    random = np.random.default_rng(8)
     suspect = Estimate(1.04, 1.02, 1.06, 0.0, 1.0)
     n, spoilt = 100, 0
     for _ in range(n):
-        again = [estimate(answers(random, c, 2 * PAIRS, BETWEEN / 2)) for c in [SURE] * 90 + [0.05] * 10]
+        again = [estimate(answers(random, c, 2 * PAIRS, BETWEEN / 2), trim=TRIM) for c in [SURE] * 90 + [0.05] * 10]
         verdicts = decide([suspect] * 100, again)
         assert verdicts[90:] == ["SLOW"] * 10
         spoilt += "SLOW" in verdicts[:90]
@@ -118,8 +138,15 @@ def test_the_second_measurement_alone_raises_the_alarm() -> None:
 
 
 def test_what_scatters_is_unsure() -> None:
-    assert estimate([0.3, -0.3, 0.1, -0.2, 0.25]).suspicion() == "UNSURE"
-    assert estimate([0.04, 0.04, 0.04, -0.5, 0.04]).suspicion() == "UNSURE"
+    assert estimate([0.3, -0.3, 0.01, -0.2, 0.25]).suspicion() == "UNSURE"
+    scattered = estimate([0.3, -0.3, 0.1, -0.2, 0.25, 0.2, -0.1, 0.1, 0.2, -0.2], trim=TRIM)
+    assert decide([estimate([0.3, -0.3, 0.1, -0.2, 0.25])], [scattered]) == ["UNSURE"]
+
+
+def test_a_few_wild_processes_do_not_hide_a_change() -> None:
+    """As seen on an overloaded machine, with a tenth more work planted."""
+    seen = [0.075, 0.072, 0.099, 0.087, 0.088, 0.083, 0.077, 0.129, 0.352, 0.133]
+    assert decide([estimate(seen[:5])], [estimate(seen, trim=TRIM)]) == ["SLOW"]
 
 
 def test_answers_without_any_scatter_are_believed() -> None:
