@@ -115,6 +115,21 @@ def test_two_wheels_in_one_process_are_told_apart(tmp_path: Path, wheels: dict[s
     assert same.returncode == 0, same.stderr
 
 
+@pytest.mark.nightly
+def test_the_gate_fails_on_a_tenth_more_work_and_passes_without(tmp_path: Path) -> None:
+    """The working tree against the commit that it starts from."""
+    tree = project.write(tmp_path / "tree")
+    project.commit(tree, "first")
+    project.write(tree, rows=1100)
+    options = ("--kernel", "scaled=planted:kernel")
+    slower = run(tree, "main...", ".", *options)
+    assert slower.returncode == 1, slower.stderr
+    assert "SLOW" in slower.stdout
+    project.write(tree)
+    same = run(tree, "main...", ".", *options)
+    assert same.returncode == 0, same.stdout
+
+
 def test_a_head_that_breaks_its_contract_fails(tmp_path: Path, wheels: dict[str, Path]) -> None:
     wrong = run(tmp_path, str(wheels["1.0"]), str(wheels["1.2"]), "--kernel", "scaled=planted:kernel")
     assert wrong.returncode == 1, wrong.stderr
