@@ -35,7 +35,7 @@ FEWEST, MOST = 5, 200
 """Rounds in which the kernels of a group take turns."""
 MEMORY = (
     "how far the resident memory of a process of its own rises above what it was before, in the second call; "
-    "outputs are counted, inputs are not; on a GPU the same of torch's allocator"
+    "outputs are counted, inputs are not; Linux counts to within some hundred KiB; on a GPU the same of torch's allocator"
 )
 
 
@@ -292,8 +292,8 @@ class Session:
             except NotTimed as raised:
                 raise _Down(opened[raised.key][0], str(raised)) from None
             except StopwatchError as error:  # all had been called before, and nothing tells which it was
-                reason = f"one of {len(opened)} kernels timed together {error}"
-                self.missing += [Missing(k.name, str(setup), reason, fails=True) for k, _ in opened.values()]
+                told = f"one of {len(opened)} kernels timed together {error}"
+                self.missing += [Missing(k.name, str(setup), told, fails=True) for k, _ in opened.values()]
                 return []
             after = watch.ask("conditions")
         rates = rates_of(samples, works)

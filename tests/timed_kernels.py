@@ -71,6 +71,25 @@ def raises(x: torch.Tensor, weight: torch.Tensor, *, eps: float = 1e-6) -> torch
     return right(x, weight, eps=eps)
 
 
+CALLS = []
+
+
+@assay.kernel("rms_norm", dtypes=ONLY)
+def tires(x: torch.Tensor, weight: torch.Tensor, *, eps: float = 1e-6) -> torch.Tensor:
+    """Takes two milliseconds, and gives up at the sixth call."""
+    time.sleep(0.002)
+    CALLS.append(len(x))
+    if len(CALLS) > 5:
+        raise RuntimeError("too tired")
+    return right(x, weight, eps=eps)
+
+
+@assay.kernel("rms_norm", dtypes=ONLY)
+def hangs(x: torch.Tensor, weight: torch.Tensor, *, eps: float = 1e-6) -> torch.Tensor:
+    time.sleep(600)
+    return x
+
+
 @assay.kernel("rms_norm", dtypes=ONLY)
 def interrupts(x: torch.Tensor, weight: torch.Tensor, *, eps: float = 1e-6) -> torch.Tensor:
     """Where gradients are timed, the user presses Ctrl-C."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -128,9 +129,13 @@ def test_peak_memory_is_that_of_the_call() -> None:
             pytest.skip("this system does not tell")
         return int(found)
 
+    # Linux adds up the pages of a process in batches, one for each processor, of max(32, 2 processors) pages; before
+    # version 6.2 in batches of 64 for each thread. Both readings may miss that much.
+    processors = os.cpu_count() or 1
+    missed = 2 * max(64, max(32, 2 * processors) * processors) * 4096
     array = 1024 * 32 * 4
-    assert array <= peak("right") < 16 * array
-    assert 64 << 20 <= peak("hungry") < (64 << 20) + 32 * array
+    assert peak("right") < 16 * array + missed
+    assert (64 << 20) - missed <= peak("hungry") < (64 << 20) + 16 * array + missed
 
 
 def test_a_stopwatch_survives_what_kernels_raise_and_says_when_it_does_not() -> None:
@@ -146,8 +151,21 @@ def test_a_stopwatch_survives_what_kernels_raise_and_says_when_it_does_not() -> 
         samples = watch.ask("samples", keys=["right"], rounds=7, seed=0)["samples"]["right"]
         assert len(samples) == 7
         assert all(s > 0 for s in samples)
+        opened("tires")
+        with pytest.raises(NotTimed, match="RuntimeError: too tired") as raised:
+            watch.ask("samples", keys=["right", "tires"], rounds=7, seed=0)
+        assert raised.value.key == "tires"
         with pytest.raises(StopwatchError, match="exit code 3"):
             opened("crashes")
+
+
+def test_a_kernel_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Inputs() as inputs, Stopwatch(1) as watch:
+        watch.ask("conditions")  # it has started
+        monkeypatch.setattr("assay.timing.PATIENCE", 0.5)
+        (kernel,) = resolve(f"rms_norm={KERNELS}:hangs")
+        with pytest.raises(StopwatchError, match=r"gave no answer within 0\.5 seconds"):
+            watch.ask("open", key="it", **inputs.of(kernel, TINY))
 
 
 def test_inputs_reach_the_stopwatch_as_they_are() -> None:
