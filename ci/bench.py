@@ -35,7 +35,7 @@ FEWEST, MOST = 5, 200
 """Rounds in which the kernels of a group take turns."""
 MEMORY = (
     "how far the resident memory of a process of its own rises above what it was before, in the second call; "
-    "outputs are counted, inputs are not; Linux counts to within some hundred KiB; on a GPU the same of torch's allocator"
+    "outputs are counted, inputs are not; Linux counts to within some hundred KiB; on a GPU, of torch's allocator"
 )
 
 
