@@ -1,4 +1,4 @@
-"""The command line: assay list, explain, check, replay, identify, mutants.
+"""The command line: assay list, explain, check, replay, identify, mutants; what measures speed is in speed.py.
 
 Exit codes: 0 all pass; 1 some kernel fails, errs or is undecided; 2 usage, import or configuration error.
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from assay import speed
 from assay.lines import shortened
 
 
@@ -39,6 +40,11 @@ class _Usage(click.ClickException):
 @click.version_option(package_name="assay")
 def main() -> None:
     """Hold numerical kernels against the exact answer."""
+
+
+main.add_command(speed.bench)
+main.add_command(speed.compare)
+main.add_command(speed.history)
 
 
 @main.command("list")
