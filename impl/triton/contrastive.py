@@ -24,7 +24,8 @@ from torch.autograd.function import once_differentiable
 from assay.impl.contrastive import finished
 from assay.impl.inputs import pairs
 from assay.impl.kernel import kernel
-from assay.impl.triton.rope import INTERPRETED, _widened
+from assay.impl.triton.halves import widened
+from assay.impl.triton.rope import INTERPRETED
 
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -38,7 +39,7 @@ def _rows_of(x, rows, n, d, x_n, x_d, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
     real = (rows < n)[:, None] & (channel < d)[None, :]
     place = x + rows.to(tl.int64)[:, None] * x_n + channel[None, :] * x_d
     if WIDE:
-        return tl.where(real, _widened(tl.load(place, mask=real), IN_PYTHON), 0.0)
+        return tl.where(real, widened(tl.load(place, mask=real), IN_PYTHON), 0.0)
     return tl.load(place, mask=real, other=0.0)
 
 
