@@ -256,14 +256,16 @@ def clip_backward(
 
 
 def _softmax(s: Any) -> Any:
-    """Exponentials over their sum, or of the score less the log-sum-exp, found in blocks of any size."""
+    """Exponentials over their sum, or of the score less the log-sum-exp, found in blocks of any size; to base 2 too."""
     xp = array_namespace(s)
     w = _shifted(s)
     total, online = (xp.sum(x, axis=-1, keepdims=True) for x in (w, rescaled(s, None)))
+    unit = xp.log(xp.asarray(2, dtype=s.dtype))
     return either(
         s,
         lambda: w / total,
         lambda: w * (1 / total),
+        lambda: (w / total) * (unit * (1 / unit)),  # the derivative of powers of two and their logarithm
         lambda: weights(s, shift_of(s, None) + xp.log(either(s, lambda: total, lambda: online)), None),
     )
 
