@@ -66,6 +66,7 @@ def test_each_timing_says_what_the_machine_allows(ran: Any) -> None:
         assert info["roofline_fraction"] == pytest.approx(least / one["stats"]["median"])
 
 
+@pytest.mark.nightly
 def test_ten_times_the_work_takes_longer(ran: Any) -> None:
     """Even so few samples on a busy machine tell these apart."""
     found = {
@@ -119,6 +120,7 @@ def test_what_cannot_be_timed_is_one_line(arguments: tuple[str, ...], message: s
     assert len(result.output.strip().splitlines()) == 1
 
 
+@pytest.mark.nightly
 def test_peak_memory_is_that_of_the_call() -> None:
     def peak(name: str) -> int:
         (kernel,) = resolve(f"rms_norm={KERNELS}:{name}")

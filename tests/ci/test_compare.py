@@ -46,6 +46,7 @@ def found() -> dict[str, Compared]:
         return {c.job.name: c for c in compare(jobs, silent, pairs=3)}
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("name", "verdicts"),
     [
@@ -60,12 +61,14 @@ def test_sides_are_told_apart(found: dict[str, Compared], name: str, verdicts: t
     assert found[name].verdict in verdicts, found[name]
 
 
+@pytest.mark.nightly
 def test_only_what_is_suspected_is_measured_again(found: dict[str, Compared]) -> None:
     assert {name for name, c in found.items() if c.second} <= {"right-tenfold", "tenfold-right", "right-right"}
     assert len(found["right-tenfold"].first) == 3
     assert len(found["right-tenfold"].second) == 6
 
 
+@pytest.mark.nightly
 def test_a_comparison_takes_few_seconds_of_timed_work(found: dict[str, Compared]) -> None:
     """So many rounds that three times PAIRS processes stay within the budget, where FEWEST rounds do."""
     for c in found.values():
@@ -74,6 +77,7 @@ def test_a_comparison_takes_few_seconds_of_timed_work(found: dict[str, Compared]
     assert ROUNDS * 3 * PAIRS * 2 * 1e-3 < BUDGET
 
 
+@pytest.mark.nightly
 def test_what_failed_says_why(found: dict[str, Compared]) -> None:
     assert found["right-crashes"].reason.startswith("head: ended its process (exit code 3)")
     assert found["raises-right"].reason == "base: RuntimeError: the device is on fire"
@@ -130,6 +134,7 @@ def test_the_gate_fails_on_a_tenth_more_work_and_passes_without(tmp_path: Path) 
     assert same.returncode == 0, same.stdout
 
 
+@pytest.mark.nightly
 def test_a_head_that_breaks_its_contract_fails(tmp_path: Path, wheels: dict[str, Path]) -> None:
     wrong = run(tmp_path, str(wheels["1.0"]), str(wheels["1.2"]), "--kernel", "scaled=planted:kernel")
     assert wrong.returncode == 1, wrong.stderr
@@ -137,6 +142,7 @@ def test_a_head_that_breaks_its_contract_fails(tmp_path: Path, wheels: dict[str,
     assert "head breaks its contract: agrees_with_oracle" in " ".join(wrong.stdout.split())
 
 
+@pytest.mark.nightly
 def test_a_side_is_what_was_asked_for(tmp_path: Path, wheels: dict[str, Path]) -> None:
     """Two versions of one package answer from one process, each with its own text, also in what they import late."""
     sides = {}
@@ -160,6 +166,7 @@ def test_a_side_is_what_was_asked_for(tmp_path: Path, wheels: dict[str, Path]) -
     assert json.loads(told.stdout) == [[1000, 9000, 1000, 9000], False]
 
 
+@pytest.mark.nightly
 def test_a_git_revision_is_installed_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = project.write(tmp_path / "tree", rows=1000)
     first = project.commit(tree, "first")
