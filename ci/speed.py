@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from assay.usage import Usage
+
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,12 +20,6 @@ if TYPE_CHECKING:
     from assay.bench import Missing, Timed
     from assay.compare import Compared
     from assay.history import Record, Step
-
-
-class Usage(click.ClickException):
-    """One line, exit code 2."""
-
-    exit_code = 2
 
 
 def _dtypes(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...]:

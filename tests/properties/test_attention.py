@@ -252,7 +252,7 @@ MEANT_RIGHT: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
 @pytest.mark.nightly
 @pytest.mark.parametrize("dtype", ALL)
 def test_no_right_run_shows_a_shift(dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """106 seeds x (7 + 6 + 6) kernels in the three dtypes: 2,014 runs. Prints the quantiles of value / standard error."""
+    """106 seeds x (7 + 6 + 6) kernels in the three dtypes: 2,014 runs. Prints quantiles of value / standard error."""
     sigmas: dict[str, list[float]] = {}
     for seed in range(106):
         # Drawn for a kernel without masks, as some of these are.
