@@ -15,11 +15,10 @@ from assay.impl.kernel import Claims
 from assay.lines import shortened
 from assay.loading import UsageError
 from assay.messages import asked, reply
-from assay.modes import MODES
 from assay.process import Ended, Limits, Worker
 from assay.properties.trial import Answer, GivenUp, KernelError
 from assay.reference.arithmetic.oracle import Arguments
-from assay.runner import answer, lay
+from assay.runner import ClaimingSubject, answer
 
 
 LOADING = 120.0
@@ -121,7 +120,7 @@ _kept: dict[Hashable, Worker] = {}
 """The one that runs."""
 
 
-class WorkerSubject:
+class WorkerSubject(ClaimingSubject):
     """A kernel that is called in another process."""
 
     def __init__(
@@ -138,12 +137,8 @@ class WorkerSubject:
     ) -> None:
         """`place`: MODULE:FUNCTION. `known`: the keywords of the operator. `own`: the claims are its own; otherwise a
         backward function that it names belongs to another operator."""
-        self.name = name
-        self.claims = claims
-        self.device = device
+        super().__init__(name, claims, signature, known, device)
         self._module, _, self._function = place.rpartition(":")
-        self._signature = signature
-        self._known = known
         self._limits = limits
         self._own = own
         self._crashes = 0
@@ -151,38 +146,15 @@ class WorkerSubject:
         self._gone = ""
         """Why it is not called any more."""
 
-    @property
-    def form(self) -> str | None:
-        return self.claims.form
-
-    @property
-    def precision(self) -> str | None:
-        return self.claims.precision
-
-    @property
-    def under(self) -> tuple[str, ...]:
-        return self.claims.under
-
-    @property
-    def differentiable(self) -> bool:
-        return self.claims.backward != "none"
-
-    def supports(self, keyword: str) -> bool:
-        return self._signature.supports(keyword)
-
     def __call__(
         self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str], mode: str = ""
     ) -> Answer:
-        if mode not in MODES:
-            raise ValueError(f"there is no mode {mode!r}")
         if self._gone:
             raise GivenUp(self._gone)
-        positional = [n for n in arguments if n not in self._known]
-        named = [n for n in arguments if n in self._known and self.supports(n)]
         started = time.monotonic()
         try:
             process = self._ready()
-            laid = lay(arguments, positional, named, cotangents, by, mode, process.arena)
+            laid = self._laid(arguments, cotangents, by, mode, process.arena)
             seconds = self._limits.call if process.called else 3 * self._limits.call
             message = {"do": "call", "module": self._module, "function": self._function, "device": self.device}
             found = process.ask({**message, "own": self._own, **asked(laid.question)}, seconds)

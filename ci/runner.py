@@ -13,7 +13,7 @@ import numpy as np
 
 from assay import buffers
 from assay.buffers import Arena, Layout, Values
-from assay.call import Passed, Question, Reply, ask, signature
+from assay.call import Passed, Question, Reply, Signature, ask, signature
 from assay.impl.kernel import Claims
 from assay.modes import GUARDS, MODES
 from assay.properties.trial import Answer, KernelError, NotCovered
@@ -80,19 +80,16 @@ def answer(reply: Reply, laid: Laid, arena: Arena) -> Answer:
     )
 
 
-class TorchSubject:
-    """A Python function on torch tensors, called in this process."""
+class ClaimingSubject:
+    """A kernel as the judge sees it: what it claims, and how its arguments are laid into memory."""
 
-    def __init__(
-        self, name: str, function: Callable[..., Any], claims: Claims, known: frozenset[str], *, device: str = "cpu"
-    ) -> None:
+    def __init__(self, name: str, claims: Claims, takes: Signature, known: frozenset[str], device: str) -> None:
+        """`known`: the keywords of the operator; a kernel need not have all of them."""
         self.name = name
-        self.function = function
         self.claims = claims
         self.device = device
+        self._takes = takes
         self._known = known
-        """The keywords of the operator; a kernel need not have all of them."""
-        self._signature = signature(function)
 
     @property
     def form(self) -> str | None:
@@ -111,18 +108,33 @@ class TorchSubject:
         return self.claims.backward != "none"
 
     def supports(self, keyword: str) -> bool:
-        return self._signature.supports(keyword)
+        return self._takes.supports(keyword)
 
-    def __call__(
-        self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str], mode: str = ""
-    ) -> Answer:
+    def _laid(
+        self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str], mode: str, arena: Arena
+    ) -> Laid:
         if mode not in MODES:
             raise ValueError(f"there is no mode {mode!r}")
         # The inputs, in the operator's order; a kernel may give them names of its own.
         positional = [n for n in arguments if n not in self._known]
         named = [n for n in arguments if n in self._known and self.supports(n)]
+        return lay(arguments, positional, named, cotangents, by, mode, arena)
+
+
+class TorchSubject(ClaimingSubject):
+    """A Python function on torch tensors, called in this process."""
+
+    def __init__(
+        self, name: str, function: Callable[..., Any], claims: Claims, known: frozenset[str], *, device: str = "cpu"
+    ) -> None:
+        super().__init__(name, claims, signature(function), known, device)
+        self.function = function
+
+    def __call__(
+        self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str], mode: str = ""
+    ) -> Answer:
         arena = buffers.own()
-        laid = lay(arguments, positional, named, cotangents, by, mode, arena)
+        laid = self._laid(arguments, cotangents, by, mode, arena)
         reply, error = ask(self.function, self.claims.backward, laid.question, arena, self.device)
         if isinstance(error, KeyboardInterrupt):
             raise error

@@ -42,7 +42,9 @@ def test_rows_are_judged_as_the_whole_is(feature_map: str, causal: bool) -> None
         own = Case("float32", LINEAR_ATTENTION.row(whole.arguments, i), "ordinary", 9)
         small = Trial(LINEAR_ATTENTION, subject(fast.linear_attention), own)
         rows = slice(i, i + 1)
-        np.testing.assert_allclose(small.exact[0].midpoint, trial.exact[0].midpoint[..., rows, :], rtol=1e-15)
+        one, all_ = small.exact[0], trial.exact[0]
+        radius = one.radius + all_.radius[..., rows, :]
+        assert (np.abs(one.midpoint - all_.midpoint[..., rows, :]) <= radius).all()
         np.testing.assert_allclose(small.bound[0], trial.bound[0][..., rows, :], rtol=1e-12)
     headroom = agree_in_rows(LINEAR_ATTENTION, subject(fast.linear_attention), whole, range(9))
     assert headroom == pytest.approx(trial.headroom)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import flint
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -180,22 +182,40 @@ def test_a_causal_mask_breaks_associativity() -> None:
 # Figures and edges ---------------------------------------------------------------------------------------------------
 
 
-def test_features_are_those_of_the_note() -> None:
-    x = np.array([[-1.0, 0.0, 2.0]])
-    names = ("elu+1", "relu", "identity", "exp")
-    wanted = ([np.exp(-1.0), 1.0, 3.0], [0.0, 0.0, 2.0], [-1.0, 0.0, 2.0], np.exp([-1.0, 0.0, 2.0]))
-    for name, figures in zip(names, wanted, strict=True):
-        np.testing.assert_allclose(reference.features(x, x, name)[0], [figures], rtol=1e-15)
-    pair = np.array([[3.0, 4.0], [0.0, 0.0]])
-    np.testing.assert_allclose(reference.features(pair, pair, "1+x")[0], [[1, 0.6, 0.8], [1, 0, 0]], rtol=1e-15)
+E_TO_MINUS_1, E_TO_2 = "0.367879441171442321595523770161", "7.38905609893065022723042746058"
+FIGURES = {
+    "elu+1": ([-1, 0, 2], [E_TO_MINUS_1, "1", "3"]),
+    "relu": ([-1, 0, 2], ["0", "0", "2"]),
+    "identity": ([-1, 0, 2], ["-1", "0", "2"]),
+    "exp": ([-1, 0, 2], [E_TO_MINUS_1, "1", E_TO_2]),
+    "1+x": ([3, 4], ["1", "0.6", "0.8"]),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_features_are_those_of_the_note(name: str) -> None:
+    """Each ball meets the figure, give or take one of its last digit."""
+    x, figures = FIGURES[name]
+    given_ = {"x": np.array([x], dtype=float)}
+    with Ball(113).context():
+        found = evaluate(lambda x: reference.features(x, x, name)[0], Ball(113), given_)[0].parts[0].ravel()
+        for ball, figure in zip(found, figures, strict=True):
+            assert ball.overlaps(flint.arb(figure, 1e-29)), (ball, figure)
+            assert ball.rad() < flint.arb(1e-29)
+
+
+def test_a_feature_of_nothing_is_nothing() -> None:
+    assert reference.features(np.zeros((1, 2)), np.zeros((1, 2)), "1+x")[0].tolist() == [[1, 0, 0]]
 
 
 @given(st.integers(0, 2**32 - 1))
 def test_efficient_attention_is_row_stochastic(seed: int) -> None:
     random = np.random.default_rng(seed)
     q, k = random.standard_normal((2, 1, 1, 5, 3))
-    out = reference.linear_attention(q, k, np.ones((1, 1, 5, 2)), feature_map="softmax")
-    np.testing.assert_allclose(out, 1, rtol=1e-12)
+    given_ = {"q": q, "k": k, "v": np.ones((1, 1, 5, 2))}
+    with Ball(113).context():
+        out = evaluate(partial(reference.linear_attention, feature_map="softmax"), Ball(113), given_)[0].parts[0]
+        assert all(ball.contains(1) and not ball.contains(1 + 2.0**-52) for ball in out.ravel())
 
 
 @pytest.mark.parametrize("feature_map", ["relu", "identity", "1+x"])
