@@ -6,18 +6,17 @@ question names arrays by how they lie in memory, and a reply names those that we
 
 from __future__ import annotations
 
-import inspect
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from assay.buffers import ALIGNED, DTYPES, GUARD, Arena, Layout, contiguous, spans
+from assay.buffers import ALIGNED, DTYPES, GUARD, Arena, contiguous, spans
 from assay.lines import name_of, one_line, type_name
-from assay.modes import MODES, dirty
+from assay.modes import MODES, as_compiled, dirty
+from assay.questions import Passed, Question, Reply
 
 
 TORCH: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES if hasattr(torch, name)}
@@ -25,63 +24,6 @@ _NAMES = {dtype: name for name, dtype in TORCH.items()}
 
 KEPT = 16
 """Tensors that are passed again."""
-
-
-@dataclass(frozen=True)
-class Signature:
-    """Which keywords a function takes."""
-
-    open: bool
-    """It takes any."""
-    keywords: frozenset[str]
-
-    def supports(self, keyword: str) -> bool:
-        return self.open or keyword in self.keywords
-
-
-def signature(function: Callable[..., Any]) -> Signature:
-    parameters = inspect.signature(function).parameters.values()
-    named = frozenset(p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
-    return Signature(any(p.kind is p.VAR_KEYWORD for p in parameters), named)
-
-
-@dataclass(frozen=True)
-class Passed:
-    """An array, and where its region begins in the arena."""
-
-    where: Layout
-    at: int
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a kernel is asked. Values are numbers, texts, tuples of them, or arrays in the arena."""
-
-    positional: Mapping[str, Any]
-    """The inputs by name, in the operator's order."""
-    named: Mapping[str, Any]
-    cotangents: Sequence[Passed] | None
-    """None: no gradients are asked."""
-    by: Sequence[str]
-    """The inputs for which gradients are asked."""
-    room: tuple[int, int]
-    """From where to where in the arena what is returned may lie."""
-    mode: str = ""
-    """How it is called, one of MODES."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What came of it: arrays, or why there are none."""
-
-    outputs: Sequence[Passed] = ()
-    gradients: Mapping[str, Passed] = field(default_factory=dict)
-    aliased: Sequence[str] = ()
-    """In whose memory an output lies: of an input, by its name, or what `_among_themselves` tells."""
-    refused: str | None = None
-    """It raised NotImplementedError, with this message."""
-    raised: str | None = None
-    """It raised another exception: type and message in one line."""
 
 
 Returned = tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]
@@ -103,6 +45,7 @@ def ask(
         named = {n: tensors.get(n, v) for n, v in question.named.items()}
         cotangents = None if question.cotangents is None else [tensor(c, arena, device) for c in question.cotangents]
         dirty(tensors.values())
+        as_compiled()
         outputs, gradients = _run(function, backward, positional, named, cotangents, question, device)
         for name, passed in arrays.items():
             _returned_to(arena, passed, tensors[name])

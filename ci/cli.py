@@ -200,11 +200,15 @@ def check(
     MODULE is a dotted name or a path to a .py file; MODULE alone means every function in it that is decorated with
     @assay.kernel. Each kernel is called in a process of its own, which may crash or hang.
     """
-    from assay import journal as journals, replay, report
-    from assay.kernels import UsageError
+    from assay.process import ahead
 
     if json_path is not None and not json_path.resolve().parent.is_dir():
         raise _Usage(f"there is no folder {json_path.resolve().parent} to write {json_path.name} into")
+    ahead(_limits(options))
+
+    from assay import journal as journals, replay, report
+    from assay.kernels import UsageError
+
     chosen, left_out, how = _configured(kernels, options)
     work = [(kernel, dtype) for kernel in chosen for dtype in _dtypes(kernel, options["dtypes"])]
     numbered = [(number, *pair) for number, pair in enumerate(work)]
@@ -264,6 +268,10 @@ def replay_(file: Path, kernel: str | None, device: str | None, **options: Any) 
 @_options(_shared)
 def identify(kernels: tuple[str, ...], **options: Any) -> None:
     """Tell which conventions, form and precision a kernel follows."""
+    from assay.process import ahead
+
+    ahead(_limits(options))
+
     from rich.table import Table
     from rich.text import Text
 

@@ -30,8 +30,8 @@ class Conformance:
     @property
     def known(self) -> Known:
         """The kernel as the command line would know it."""
-        from assay.call import signature
         from assay.kernels import Known, importable
+        from assay.questions import signature
 
         title = getattr(self.kernel, "__name__", "kernel")
         place = importable(self.kernel, self.operator)

@@ -17,11 +17,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from assay.call import Signature, signature
 from assay.impl.kernel import Claims
 from assay.loading import UsageError as UsageError, decorated, files, load as load, loaded_as, look
 from assay.properties import OPERATORS
 from assay.properties.contract import Operator
+from assay.questions import Signature, signature
 
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from assay.buffers import Arena, Layout, Misfit, contiguous
-from assay.call import Passed, Question, Reply
 from assay.lines import shortened
+from assay.questions import Passed, Question, Reply
 
 
 LONGEST = 1 << 16

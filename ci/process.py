@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,6 +243,30 @@ def _share(process: psutil.Process) -> int:
 
 _SCRIPT = str(Path(__file__).with_name("worker.py"))
 _running: set[Worker] = set()
+
+
+_ahead: list[tuple[Hashable, Worker]] = []
+"""At most one that was started before it is known for which kernel."""
+
+
+def ahead(limits: Limits | None) -> None:
+    """Start a process now, for the kernel that will be asked next: it imports torch while this one does."""
+    if limits is not None and not _ahead:
+        _ahead.append((_surroundings(limits), Worker(limits)))
+
+
+def started(limits: Limits) -> Worker:
+    """The process that was started ahead, or else a new one."""
+    while _ahead:
+        surroundings, worker = _ahead.pop()
+        if worker.alive and surroundings == _surroundings(limits):
+            return worker
+        worker.end()
+    return Worker(limits)
+
+
+def _surroundings(limits: Limits) -> Hashable:
+    return limits, os.getcwd(), *filter(None, sys.path)  # each process adds the empty path where it needs it
 
 
 @atexit.register

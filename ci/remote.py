@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from assay.buffers import Misfit, Values
-from assay.call import Signature
 from assay.impl.kernel import Claims
 from assay.lines import shortened
 from assay.loading import UsageError
 from assay.messages import asked, reply
-from assay.process import Ended, Limits, Worker
+from assay.process import Ended, Limits, Worker, started
 from assay.properties.trial import Answer, GivenUp, KernelError
+from assay.questions import Signature
 from assay.reference.arithmetic.oracle import Arguments
 from assay.runner import ClaimingSubject, answer
 
@@ -112,7 +112,7 @@ def worker(module: str, function: str, limits: Limits) -> Worker:
         for other in _kept.values():
             other.end()
         _kept.clear()
-        _kept[key] = Worker(limits)
+        _kept[key] = started(limits)
     return _kept[key]
 
 

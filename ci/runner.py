@@ -13,10 +13,9 @@ import numpy as np
 
 from assay import buffers
 from assay.buffers import Arena, Layout, Values
-from assay.call import Passed, Question, Reply, Signature, ask, signature
 from assay.impl.kernel import Claims
-from assay.modes import GUARDS, MODES
 from assay.properties.trial import Answer, KernelError, NotCovered
+from assay.questions import GUARDS, MODES, Passed, Question, Reply, Signature, signature
 from assay.reference.arithmetic.oracle import Arguments
 
 
@@ -133,6 +132,8 @@ class TorchSubject(ClaimingSubject):
     def __call__(
         self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str], mode: str = ""
     ) -> Answer:
+        from assay.call import ask
+
         arena = buffers.own()
         laid = self._laid(arguments, cotangents, by, mode, arena)
         reply, error = ask(self.function, self.claims.backward, laid.question, arena, self.device)

@@ -59,7 +59,7 @@ class Effort:
     robustness: int = 2
     """Likewise, of what every kernel owes beside agreement."""
     largest: int = 1 << 62
-    """Elements of a case up to which that is tried: some of it takes a dozen calls."""
+    """Elements of a case up to which both are tried: they take several calls, some a dozen."""
     climb: int = 32
     """After the drawn cases, so many that are varied so as to raise the headroom."""
     pooled: int = 100
@@ -275,10 +275,10 @@ class _Run:
         """Every demand on one case."""
         self.seen += 1
         if all(self._attempt(check, trial) for check in self.able if check.universal):
+            small = sum(a.size for a in _arrays(trial.case)) <= self.effort.largest
             # Where the kernel is wrong anyway, what it owes beside that would only be told a dozen times.
-            if not trial.broken and sum(a.size for a in _arrays(trial.case)) <= self.effort.largest:
-                self._take_turns(trial, "robustness", self.effort.robustness)
-            self._take_turns(trial, "contract", self.effort.shares)
+            self._take_turns(trial, "robustness", self.effort.robustness if small and not trial.broken else 0)
+            self._take_turns(trial, "contract", self.effort.shares if small else 0)
         if trial.answered:
             self._count(trial)
             self.kept.append(trial)

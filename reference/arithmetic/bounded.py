@@ -125,7 +125,9 @@ class Bounded(Formatted):
         `residual` is what extended precision itself dropped, so that nothing is called exact by accident.
         """
         f = self.format
-        exact = (error == 0) & (residual == 0) & (f.holds(value) | np.isinf(value))  # an infinity that was asked for
+        exact = (error == 0) & (residual == 0)
+        if exact.any():
+            exact = exact & (f.holds(value) | np.isinf(value))  # an infinity that was asked for
         if f.quantum:
             return np.where(exact, 0, f.quantum / 2 * self.precision.spacings + np.abs(residual))
         charge = np.maximum(self.unit * (np.abs(value) + error), self.loss)
@@ -190,9 +192,12 @@ class Bounded(Formatted):
             if self.precision.flushes:
                 return out
             # Times 1 or a greater power of two of known value is exact, whatever the other operand is.
-            holds = xp.format.holds
-            scaled = (_doubles(a, ea) & ((eb > 0) | holds(b))) | (_doubles(b, eb) & ((ea > 0) | holds(a)))
-            return Array(xp, (out.parts[0], np.where(scaled & np.isfinite(out.parts[1]), carried, out.parts[1])))
+            for one, error, other, its in ((a, ea, b, eb), (b, eb, a, ea)):
+                scaled = _doubles(one, error) & np.isfinite(out.parts[1])
+                if scaled.any():
+                    scaled = scaled & ((its > 0) | xp.format.holds(other))
+                    out = Array(xp, (out.parts[0], np.where(scaled, carried, out.parts[1])))
+            return out
         if name == "divide":
             value = a / b
             room = np.abs(b) - eb

@@ -20,12 +20,12 @@ from click.testing import CliRunner
 
 from assay import process, remote
 from assay.buffers import Arena, Misfit
-from assay.call import Passed, Question
 from assay.cli import main
 from assay.kernels import UsageError, resolve
 from assay.messages import LONGEST, asked, framed, question, reply, unframed
 from assay.process import MARK, Limits
 from assay.properties.trial import Answer, GivenUp, KernelError, NotCovered, Subject
+from assay.questions import Passed, Question
 from tests import hostile
 from tests.kernels import RIGHT, right
 
