@@ -48,7 +48,7 @@ def judge(kernel: Known, dtype: str, how: How, show: Show | None = None) -> Exam
     """Raises: UsageError where the definition of a user's operator cannot be evaluated."""
     effort = how.effort
     if kernel.claims.interpreted and how.device == "cpu":  # a program costs the interpreter milliseconds
-        effort = replace(effort, examples=max(1, effort.examples * 5 // 8), shares=1, largest=256)
+        effort = replace(effort, examples=max(1, effort.examples * 3 // 4), shares=1, largest=256)
     try:
         return examine(
             kernel.operator,

@@ -69,7 +69,7 @@ class Effort:
     hundred. Neither shrinks nor diagnoses."""
 
 
-QUICK = Effort(examples=40, shrink_seconds=1.0, climb=0, pooled=32)
+QUICK = Effort(examples=32, shrink_seconds=1.0, climb=0, pooled=32)
 
 
 @dataclass
