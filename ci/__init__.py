@@ -21,7 +21,9 @@ if TYPE_CHECKING:
         Positive as Positive,
         Property as Property,
         Real as Real,
+        Structure as Structure,
         Tensor as Tensor,
+        Work as Work,
     )
     from assay.properties.judgement import Effort as Effort, examine as examine
     from assay.reference.arithmetic.array import narrow as narrow, store as store, widen as widen
@@ -34,7 +36,9 @@ _PUBLIC = {
     "Positive": "assay.properties.contract",
     "Property": "assay.properties.contract",
     "Real": "assay.properties.contract",
+    "Structure": "assay.properties.contract",
     "Tensor": "assay.properties.contract",
+    "Work": "assay.properties.contract",
     "array_namespace": "array_api_compat",
     "conformance": "assay.conformance",
     "examine": "assay.properties.judgement",

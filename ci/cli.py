@@ -1,4 +1,4 @@
-"""The command line: assay list, explain, check, replay, identify, mutants.
+"""The command line: assay list, explain, check, replay, identify, mutants; what measures speed is in speed.py.
 
 Exit codes: 0 all pass; 1 some kernel fails, errs or is undecided; 2 usage, import or configuration error.
 """
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from assay.lines import shortened
+from assay import speed
+from assay.usage import Usage
 
 
 if TYPE_CHECKING:
@@ -26,19 +27,15 @@ if TYPE_CHECKING:
     from assay.process import Limits
 
 
-class _Usage(click.ClickException):
-    """One line, exit code 2."""
-
-    exit_code = 2
-
-    def __init__(self, message: str) -> None:
-        super().__init__(shortened(message, 500))  # what a user typed may be in it, line breaks and all
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="assay")
 def main() -> None:
     """Hold numerical kernels against the exact answer."""
+
+
+main.add_command(speed.bench)
+main.add_command(speed.compare)
+main.add_command(speed.history)
 
 
 @main.command("list")
@@ -85,7 +82,7 @@ def explain(operator: str) -> None:
     try:
         o = operator_named(operator)
     except UsageError as error:
-        raise _Usage(str(error)) from None
+        raise Usage(str(error)) from None
     lines = [f"{o.name}{_signature(o.definition)}", ""]
     module = inspect.getmodule(o.definition)
     for text in (module and inspect.getdoc(module), inspect.getdoc(o.definition)):
@@ -203,7 +200,7 @@ def check(
     from assay.process import ahead
 
     if json_path is not None and not json_path.resolve().parent.is_dir():
-        raise _Usage(f"there is no folder {json_path.resolve().parent} to write {json_path.name} into")
+        raise Usage(f"there is no folder {json_path.resolve().parent} to write {json_path.name} into")
     ahead(_limits(options))
 
     from assay import journal as journals, replay, report
@@ -227,7 +224,7 @@ def check(
                 click.echo(reasons, err=True) if reasons else None
                 done[number] = found
     except UsageError as error:
-        raise _Usage(str(error)) from None
+        raise Usage(str(error)) from None
     except KeyboardInterrupt:
         interrupted = True
     judged = [(work[number][0], done[number]) for number in sorted(done)]
@@ -237,9 +234,9 @@ def check(
     if json_path is not None:
         report.write_json(json_path, report.as_json(judged, left_out))
     if interrupted:
-        raise _Usage(f"interrupted after {len(judged)} of {len(work)} judgements: --resume goes on with the rest")
+        raise Usage(f"interrupted after {len(judged)} of {len(work)} judgements: --resume goes on with the rest")
     if not judged:
-        raise _Usage("there was nothing to judge: no kernel supports the dtypes asked for")
+        raise Usage("there was nothing to judge: no kernel supports the dtypes asked for")
     if any(e.verdict != "pass" for _, e in judged):
         sys.exit(1)
 
@@ -257,7 +254,7 @@ def replay_(file: Path, kernel: str | None, device: str | None, **options: Any) 
     try:
         fails, told = replay(file, kernel, device, _limits(options))
     except UsageError as error:
-        raise _Usage(str(error)) from None
+        raise Usage(str(error)) from None
     click.echo("\n".join(told))
     if fails:
         sys.exit(1)
@@ -279,7 +276,7 @@ def identify(kernels: tuple[str, ...], **options: Any) -> None:
     from assay.report import console
 
     if not kernels:
-        raise _Usage("name a kernel: assay identify OPERATOR=MODULE:FUNCTION")
+        raise Usage("name a kernel: assay identify OPERATOR=MODULE:FUNCTION")
     found, _, how = _configured(kernels, options)
     table = Table(box=None, pad_edge=False)
     for column in ("kernel", "dtype", "conventions", "form", "precision", "headroom"):
@@ -319,19 +316,19 @@ def mutants(operator: str | None, dtypes: str | None, full: bool, jobs: int | No
     from assay.properties.drawing import DTYPES
 
     if json_path is not None and not json_path.resolve().parent.is_dir():
-        raise _Usage(f"there is no folder {json_path.resolve().parent} to write {json_path.name} into")
+        raise Usage(f"there is no folder {json_path.resolve().parent} to write {json_path.name} into")
     asked = [d.strip() for d in dtypes.split(",") if d.strip()] if dtypes else None
     for name in asked or ():
         if name not in DTYPES:
-            raise _Usage(f"there is no dtype {name!r}; there are {', '.join(DTYPES)}")
+            raise Usage(f"there is no dtype {name!r}; there are {', '.join(DTYPES)}")
     try:
         found = kills.run(operator, asked, full=full, jobs=jobs)
     except UsageError as error:
-        raise _Usage(str(error)) from None
+        raise Usage(str(error)) from None
     except (ArithmeticError, TypeError, ValueError) as error:
-        raise _Usage(f"the definition cannot be evaluated: {type(error).__name__}: {one_line(error)}") from error
+        raise Usage(f"the definition cannot be evaluated: {type(error).__name__}: {one_line(error)}") from error
     except KeyboardInterrupt:
-        raise _Usage("interrupted") from None
+        raise Usage("interrupted") from None
     console = report.console()
     for one in found:
         kills.print_matrix(console, one)
@@ -342,7 +339,7 @@ def mutants(operator: str | None, dtypes: str | None, full: bool, jobs: int | No
 
 
 def _configured(kernels: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Known], dict[str, str], How]:
-    """Kernels with the claims asked for, and how they are judged. Raises: _Usage in one line."""
+    """Kernels with the claims asked for, and how they are judged. Raises: Usage in one line."""
     from dataclasses import replace
 
     from assay.jobs import How
@@ -354,18 +351,18 @@ def _configured(kernels: tuple[str, ...], options: dict[str, Any]) -> tuple[list
     try:
         found, left_out = chosen(kernels, limits)
     except UsageError as error:
-        raise _Usage(str(error)) from None
+        raise Usage(str(error)) from None
     if options["precision"] and options["precision"] not in PRECISIONS:
-        raise _Usage(f"there is no precision {options['precision']!r}; there are {', '.join(PRECISIONS)}")
+        raise Usage(f"there is no precision {options['precision']!r}; there are {', '.join(PRECISIONS)}")
     for kernel in found:
         if options["form"] and options["form"] not in kernel.operator.texts:
             forms = ", ".join(kernel.operator.texts)
-            raise _Usage(f"{kernel.operator.name} has no form {options['form']!r}; it has {forms}")
+            raise Usage(f"{kernel.operator.name} has no form {options['form']!r}; it has {forms}")
         for name, value in options["conventions"].items():
             values = kernel.operator.conventions.get(name, ())
             if value not in values:
                 there = "; ".join(f"{n}={'|'.join(v)}" for n, v in kernel.operator.conventions.items()) or "none"
-                raise _Usage(f"{kernel.operator.name} has no convention {name}={value}; it has {there}")
+                raise Usage(f"{kernel.operator.name} has no convention {name}={value}; it has {there}")
     claimed = {name: options[name] for name in ("precision", "form", "conventions")}
     effort = replace(QUICK if options["quick"] or not kernels else Effort(), seed=options["seed"])
     if options["examples"]:
@@ -382,7 +379,7 @@ def _dtypes(kernel: Known, asked: str | None) -> list[str]:
     names = [name.strip() for name in asked.split(",") if name.strip()]
     for name in names:
         if name not in DTYPES:
-            raise _Usage(f"there is no dtype {name!r}; there are {', '.join(DTYPES)}")
+            raise Usage(f"there is no dtype {name!r}; there are {', '.join(DTYPES)}")
     return [name for name in names if name in kernel.claims.dtypes or name == "float64"]
 
 

@@ -119,13 +119,16 @@ def as_json(judged: Sequence[Judged], left_out: Mapping[str, str]) -> dict[str, 
                     "counterexample": result.stored or None,
                 }
             )
+    return {**versions(), "left_out": dict(left_out), "results": kernels}
+
+
+def versions() -> dict[str, str]:
+    """What the results were had with."""
     return {
         "assay": metadata.version("assay"),
         "python": platform.python_version(),
         "torch": metadata.version("torch"),
         "machine": platform.machine(),
-        "left_out": dict(left_out),
-        "results": kernels,
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from assay.properties.contract import Operator, Property, Real, Sizes, Structure, Tensor
+from assay.properties.contract import Operator, Property, Real, Sizes, Structure, Tensor, Work
 from assay.properties.drawing import Values, place
 from assay.properties.trial import Trial
 from assay.reference import attention as reference
@@ -382,6 +382,20 @@ def _groups(trial: Trial) -> Array | None:
     return trial.call(k=_by_query_head(trial, k), v=_by_query_head(trial, v)) - trial.call()
 
 
+def _work(
+    *, b: int, g: int, h: int, t: int, s: int, d: int, e: int, itemsize: int, backward: bool, causal: bool = False
+) -> Work:
+    """Two products of matrices over the pairs of a query and a key that it sees, and one exponential for each pair.
+    Backward: four more products of that size, and no exponential if the weights are kept."""
+    pairs = b * h * (sum(min(s, max(0, i + 1 + s - t)) for i in range(t)) if causal else t * s)
+    passes, products = (2, 3) if backward else (1, 1)
+    return Work(
+        bytes=passes * itemsize * b * (h * t * (d + e) + g * s * (d + e)),
+        flops=products * 2 * pairs * (d + e),
+        exponentials=pairs,
+    )
+
+
 SOFTMAX_ATTENTION = Operator(
     name="softmax_attention",
     definition=reference.softmax_attention,
@@ -428,5 +442,11 @@ SOFTMAX_ATTENTION = Operator(
         Property("scale_moves_into_queries", "o(2 q; c / 2) = o(q; c)", _scale_moves, ("scale",)),
         Property("groups_are_repeated_heads", "o(q; k, v repeated for each query head) = o(q; k, v)", _groups),
     ),
+    work=_work,
+    timed={
+        "short": Structure(sizes={"b": 1, "h": 4, "g": 4, "t": 128, "s": 128, "d": 64, "e": 64}),
+        "causal": Structure({"causal": True}, sizes={"b": 1, "h": 4, "g": 4, "t": 128, "s": 128, "d": 64, "e": 64}),
+        "long": Structure(sizes={"b": 1, "h": 8, "g": 8, "t": 1024, "s": 1024, "d": 64, "e": 64}),
+    },
     source="A. Vaswani et al., Attention Is All You Need, arXiv:1706.03762v7, equation 1",
 )

@@ -89,8 +89,21 @@ class Positive(Real):
 
 
 @dataclass(frozen=True)
+class Work:
+    """The least that any kernel must do for a case: each is a lower bound by itself.
+
+    Every array that goes in is read once, every array that comes out is written once; nothing is computed twice.
+    """
+
+    bytes: int
+    flops: int
+    exponentials: int = 0
+
+
+@dataclass(frozen=True)
 class Structure:
-    """What a contract's `structure` adds to a case: keywords, and the axes of inputs that take another shape."""
+    """What a contract's `structure` adds to a case, or one of its `timed` cases is made of: keywords, the axes of
+    inputs that take another shape, and sizes."""
 
     keywords: Mapping[str, Any] = field(default_factory=dict)
     axes: Mapping[str, str] = field(default_factory=dict)
@@ -155,6 +168,12 @@ class Operator:
     row: Callable[[Mapping[str, Any], int], Mapping[str, Any]] | None = None
     """(arguments, i) -> those of a case whose one row is row i of the output, with no more than this row depends on:
     so kernels are judged on sequences of which the whole output is too much."""
+    work: Callable[..., Work] | None = None
+    """The least work of a case, from the length of every axis by its letter and the keywords of the case, `itemsize`,
+    and `backward`: whether the gradients of all Tensors are had as well as the outputs."""
+    timed: Mapping[str, Structure] = field(default_factory=dict)
+    """The cases on which kernels are timed, by name: sizes, and keywords that every kernel timed on it must have. The
+    first takes about a millisecond at most: it is the one on which regressions are looked for."""
     source: str = ""
     """Paper and equation."""
 
@@ -166,6 +185,8 @@ class Operator:
         names = [i.name for i in self.inputs] + [p.name for p in self.parameters] + list(self.conventions)
         if len(set(names)) < len(names):
             raise ValueError(f"operator {self.name}: two arguments have the same name")
+        if self.timed and self.work is None:
+            raise ValueError(f"operator {self.name}: what is timed needs `work`")
 
     @property
     def tensors(self) -> tuple[str, ...]:

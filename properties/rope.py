@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from assay.properties.contract import Integers, Operator, Positive, Property, Sizes, Structure, Tensor
+from assay.properties.contract import Integers, Operator, Positive, Property, Sizes, Structure, Tensor, Work
 from assay.properties.emulated import Emulated, keeping
 from assay.properties.trial import Answer, Trial
 from assay.reference import rope as reference
@@ -331,6 +331,13 @@ def _scaling(trial: Trial) -> Array | None:
     return trial.call(position=2 * _position(trial), frequencies=theta / np.float32(2)) - trial.call()
 
 
+def _work(*, b: int, h: int, t: int, d: int, itemsize: int, backward: bool) -> Work:
+    """x in, its rotation out, and the positions, of 8 bytes; per pair four products and two sums. Angles are the same
+    for every head, and may be had from a table. The gradient is the cotangent turned back."""
+    passes = 2 if backward else 1
+    return Work(bytes=passes * 2 * itemsize * b * h * t * d + 8 * t, flops=passes * 3 * b * h * t * d)
+
+
 ROPE = Operator(
     name="rope",
     definition=reference.rope,
@@ -387,5 +394,10 @@ ROPE = Operator(
         Property("doubles_with_x", "R_m (2 x) = 2 R_m x", _doubling),
         Property("positions_scale_against_frequencies", "R(2 m, theta / 2) = R(m, theta)", _scaling, ("frequencies",)),
     ),
+    work=_work,
+    timed={
+        "short": Structure(sizes={"b": 1, "h": 4, "t": 512, "d": 64}),
+        "long": Structure(sizes={"b": 1, "h": 32, "t": 4096, "d": 128}),
+    },
     source="J. Su et al., RoFormer, arXiv:2104.09864v5, equations 14, 15 and 34",
 )

@@ -221,7 +221,8 @@ def test_a_module_that_cannot_be_looked_at_is_one_line(tmp_path: Path, text: str
 
 
 SLEEPER = """
-import sys
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
 from tests.ci.test_worker import CASE, FILE, Limits, apart
 subject = apart(f"{FILE}:sleeps", Limits(call=1000.0))
 print("ready", flush=True)
@@ -244,7 +245,10 @@ def test_nothing_outlives_the_judge(number: signal.Signals) -> None:
     (worker,) = psutil.Process(judge.pid).children()
     time.sleep(0.3)
     judge.send_signal(number)
-    judge.wait(30)
+    try:
+        judge.wait(30)
+    finally:
+        judge.kill()
     gone, alive = psutil.wait_procs([worker], 30)
     assert (len(gone), alive) == (1, [])
 

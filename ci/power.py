@@ -1,0 +1,231 @@
+"""The tracker, judged: how often it cries wolf, and how often it misses a wolf.
+
+Our own kernels are compared with themselves, and with themselves doing 3, 5 and 10 per cent more work (more batch
+rows; no sleeping), on the machine as it is and with two neighbours that keep it busy in bursts. The same samples are
+given to the rules that others use, as they would have had them: all of base from one process, all of head from the
+next.
+
+    python -m assay.power --runs 38          about two hours on two cores; the table is only worth a quiet machine
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import click
+from scipy import stats
+
+from assay.compare import Compared, Job, compare
+from assay.kernels import Known, resolve
+from assay.properties.contract import Structure
+from assay.report import versions
+from assay.timing import Inputs, Setup, device_name
+
+
+CHANGES = (0.0, 0.0, 0.03, 0.05, 0.10)
+"""What is planted in each kernel of a run; nothing, twice."""
+ROPE = {"b": 100, "h": 4, "t": 64, "d": 64}
+ATTENTION = {"b": 100, "h": 2, "g": 2, "t": 32, "s": 32, "d": 64, "e": 64}
+KERNELS: Mapping[str, Mapping[str, int]] = {
+    "rope=assay.impl.rope:rope": ROPE,
+    "rope=assay.impl.rope:rope_table": ROPE,
+    "softmax_attention=assay.impl.attention:softmax_attention": ATTENTION,
+    "softmax_attention=assay.impl.attention:softmax_attention_plain": ATTENTION,
+}
+"""The kernels, each with its sizes: a hundred batch rows, of which each is as much work as every other."""
+
+Rule = Callable[[Sequence[float], Sequence[float]], bool]
+
+
+def mean_5(base: Sequence[float], head: Sequence[float]) -> bool:
+    """pytest-benchmark --benchmark-compare-fail=mean:5%."""
+    return fmean(head) > 1.05 * fmean(base)
+
+
+def median_5(base: Sequence[float], head: Sequence[float]) -> bool:
+    """pytest-benchmark --benchmark-compare-fail=median:5%."""
+    return median(head) > 1.05 * median(base)
+
+
+def asv(base: Sequence[float], head: Sequence[float]) -> bool:
+    """asv compare --factor 1.05: Mann-Whitney U, p < 0.002, and the ratio of medians above the factor."""
+    return median_5(base, head) and bool(stats.mannwhitneyu(base, head, method="auto").pvalue < 0.002)
+
+
+def pyperf(base: Sequence[float], head: Sequence[float]) -> bool:
+    """pyperf compare_to: Student's t-test with pooled variance, 95 %, and slower."""
+    return fmean(head) > fmean(base) and bool(stats.ttest_ind(base, head).pvalue < 0.05)
+
+
+OTHERS: Mapping[str, Rule] = {
+    "pytest-benchmark, mean > 5 %": mean_5,
+    "pytest-benchmark, median > 5 %": median_5,
+    "asv, Mann-Whitney and median > 5 %": asv,
+    "pyperf, t-test": pyperf,
+}
+OURS = "assay compare"
+
+
+@dataclass(frozen=True)
+class Count:
+    """Alarms in so many trials."""
+
+    alarms: int
+    trials: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Clopper and Pearson, 95 %."""
+        found = stats.binomtest(self.alarms, self.trials).proportion_ci(0.95, "exact")
+        return float(found.low), float(found.high)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.alarms / self.trials:.3f} ({low:.3f} to {high:.3f})"
+
+
+Counts = dict[tuple[str, str, float], Count]
+"""By rule, condition and planted change."""
+
+
+def planted(kernel: Known, sizes: Mapping[str, int], change: float) -> Known:
+    """The kernel, with one case of these sizes and so much more work."""
+    rows = round(sizes["b"] * (1 + change))
+    case = Structure(sizes={**sizes, "b": rows})
+    return replace(kernel, operator=replace(kernel.operator, timed={f"{rows} rows": case}))
+
+
+def jobs_of(inputs: Inputs, order: random.Random) -> list[tuple[float, Job]]:
+    """The cases of one run, in random order, each with what is planted in it."""
+    found = []
+    for spelling, sizes in KERNELS.items():
+        (kernel,) = resolve(spelling)
+        for change in CHANGES:
+            sides = []
+            for version in (planted(kernel, sizes, 0.0), planted(kernel, sizes, change)):
+                case = next(iter(version.operator.timed))
+                setup = Setup(kernel.operator.name, case, "float32", False, 1)
+                sides.append(inputs.of(version, setup))
+            found.append((change, Job(kernel.name, setup, *sides)))
+    order.shuffle(found)
+    return found
+
+
+def verdicts(compared: Compared) -> dict[str, bool]:
+    """Who raises an alarm on the samples of one comparison."""
+    found = {OURS: compared.verdict == "SLOW"}
+    one, other = compared.first[:2]
+    return found | {name: rule(one.base, other.head) for name, rule in OTHERS.items()}
+
+
+def tally(results: Sequence[tuple[str, float, Mapping[str, bool]]]) -> Counts:
+    """Counts of alarms, from (condition, planted change, who raised one)."""
+    alarms: dict[tuple[str, str, float], list[bool]] = defaultdict(list)
+    for condition, change, raised in results:
+        for rule, alarm in raised.items():
+            alarms[rule, condition, change].append(alarm)
+    return {key: Count(sum(found), len(found)) for key, found in alarms.items()}
+
+
+def table(counts: Counts) -> str:
+    """Markdown: the rate of alarms with its 95 % interval, rule by rule."""
+    columns = list(dict.fromkeys((condition, change) for _, condition, change in sorted(counts, key=lambda k: k[1:])))
+    heads = [f"{'nothing changed' if change == 0 else f'+{change:.0%}'}, {condition}" for condition, change in columns]
+    lines = ["| rule | " + " | ".join(heads) + " |", "|---" * (1 + len(columns)) + "|"]
+    for rule in dict.fromkeys(rule for rule, _, _ in counts):
+        cells = [str(counts[(rule, *column)]) if (rule, *column) in counts else "" for column in columns]
+        lines.append(f"| {rule} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def neighbour(seed: int) -> None:
+    """Compute and move memory, in bursts of random length, until this process is ended."""
+    order = random.Random(seed)
+    block = bytearray(1 << 25)
+    while True:
+        until = time.monotonic() + order.uniform(0, 0.5)
+        while time.monotonic() < until:
+            block[:] = bytes(block)
+            sum(range(order.randrange(100_000)))
+        time.sleep(order.uniform(0, 0.5))
+
+
+@contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """So many busy processes beside this one."""
+    context = multiprocessing.get_context("spawn")
+    running = [context.Process(target=neighbour, args=(i,), daemon=True) for i in range(count)]
+    for process in running:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in running:
+            process.terminate()
+            process.join()
+
+
+@click.command()
+@click.option("--runs", type=click.IntRange(1), default=38, show_default=True, help="Of 20 comparisons, per condition.")
+@click.option("--conditions", default="quiet,loaded", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path(".assay/power.jsonl"))
+def main(runs: int, conditions: str, out: Path) -> None:
+    """Judge the tracker. Every comparison is appended to a file as it is made; the table is that of this run."""
+    asked = [c.strip() for c in conditions.split(",")]
+    for condition in asked:
+        if condition not in ("quiet", "loaded"):
+            raise click.BadParameter(f"{condition!r}: conditions are quiet and loaded")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    results: list[tuple[str, float, Mapping[str, bool]]] = []
+    try:
+        with out.open("a", encoding="utf-8") as file:
+            for condition in asked:
+                with neighbours(2 if condition == "loaded" else 0):
+                    for run in range(runs):
+                        click.echo(f"{condition}: run {run + 1} of {runs}", err=True)
+                        for change, compared in _run(f"{condition} {run}"):
+                            raised = verdicts(compared)
+                            results.append((condition, change, raised))
+                            file.write(json.dumps(_row(condition, change, compared, raised)) + "\n")
+                            file.flush()
+    except KeyboardInterrupt:
+        click.echo("interrupted: the table is of what was done", err=True)
+    if results:
+        click.echo(f"{device_name('cpu')}, {versions()}\n\n{table(tally(results))}")
+
+
+def _run(seed: str) -> list[tuple[float, Compared]]:
+    order = random.Random(seed)
+    with Inputs() as inputs:
+        jobs = jobs_of(inputs, order)
+        found = compare([job for _, job in jobs], lambda _: None, seed=order.getrandbits(32))
+    failed = [c for c in found if c.reason]
+    if failed:
+        raise click.ClickException(f"{failed[0].job.name}: {failed[0].reason}")
+    return [(change, compared) for (change, _), compared in zip(jobs, found, strict=True)]
+
+
+def _row(condition: str, change: float, compared: Compared, raised: Mapping[str, bool]) -> dict[str, Any]:
+    return {
+        "condition": condition,
+        "planted": change,
+        "kernel": compared.job.name,
+        "verdict": compared.verdict,
+        "raised": dict(raised),
+        "first": [s.answer for s in compared.first],
+        "second": [s.answer for s in compared.second],
+    }
+
+
+if __name__ == "__main__":
+    main()

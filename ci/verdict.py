@@ -1,0 +1,116 @@
+"""Has a kernel become slower? The rule, on log ratios of head to base, one from each pair of fresh processes.
+
+Within a process the two take turns, and the median of the log ratios of neighbours is that process's answer. Processes
+differ by more than their own samples tell (memory lies elsewhere), so intervals are taken over processes; and on a busy
+machine a few of them are far off, so that the median of their answers is what counts, and a change counts only beyond a
+margin, never beyond zero.
+
+What is beyond the margin is suspected, and measured again in twice as many fresh processes. Only that second
+measurement can raise an alarm: it was not chosen for being large. Its answers are trimmed at both ends, and among all
+that is suspected in a comparison the false discovery rate is kept at `RATE`.
+
+Source: J. Tukey, D. McLaughlin, Sankhya A 25 (1963) 331, for Student's t of a trimmed mean; Y. Benjamini, Y. Hochberg,
+JRSS B 57 (1995) 289, for the rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+import numpy as np
+from scipy import special, stats
+
+
+Change = Literal["FAST", "SAME", "SLOW", "UNSURE", "FAILED"]
+
+MARGIN = 0.025
+"""A change of speed counts from here on."""
+SURE = 0.01
+"""A change that counts must be more than this for certain."""
+RATE = 0.01
+"""The false discovery rate over a comparison, and one minus the confidence of each bound of an interval."""
+PAIRS = 5
+"""Pairs of fresh processes; twice as many for what is suspected."""
+TRIM = 0.2
+"""The part of second answers that is dropped at each end."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Head over base: 1.05 is five per cent slower."""
+
+    ratio: float
+    low: float
+    high: float
+    """The bounds of an interval; each holds with a probability of 1 - RATE."""
+    p_slow: float
+    """How probable so large an answer would be if head were not slower than by `SURE`."""
+    p_fast: float
+
+    def suspicion(self) -> Change:
+        """What one measurement by itself points to; SLOW and FAST are to be measured again."""
+        if self.ratio > 1 + MARGIN:
+            return "SLOW"
+        if self.ratio < 1 / (1 + MARGIN):
+            return "FAST"
+        return self.unalarmed()
+
+    def unalarmed(self) -> Change:
+        """SAME if the whole interval is within the margin."""
+        return "SAME" if self.low > 1 / (1 + MARGIN) and self.high < 1 + MARGIN else "UNSURE"
+
+
+def of_process(base: Sequence[float], head: Sequence[float]) -> float:
+    """The answer of one process: the median log ratio of samples taken side by side."""
+    return median(math.log(h / b) for b, h in zip(base, head, strict=True))
+
+
+def estimate(answers: Sequence[float], *, trim: float = 0.0) -> Estimate:
+    """From the answers of at least two processes, with a part of them dropped at each end."""
+    found = np.sort(np.asarray(answers, np.float64))
+    n = len(found)
+    dropped = int(trim * n)
+    kept = found[dropped : n - dropped]
+    drawn_in = np.clip(found, kept[0], kept[-1])
+    mean, freedom = float(kept.mean()), len(kept) - 1
+    error = float(drawn_in.std(ddof=1)) * math.sqrt(n) / len(kept)
+    reach = float(special.stdtrit(freedom, 1 - RATE)) * error
+    sure = math.log1p(SURE)
+    return Estimate(
+        ratio=math.exp(median(answers)),
+        low=math.exp(mean - reach),
+        high=math.exp(mean + reach),
+        p_slow=_exceeds(mean - sure, error, freedom),
+        p_fast=_exceeds(-mean - sure, error, freedom),
+    )
+
+
+def _exceeds(excess: float, error: float, freedom: int) -> float:
+    if error == 0:
+        return 0.0 if excess > 0 else 1.0
+    return float(special.stdtr(freedom, -excess / error))
+
+
+def decide(first: Sequence[Estimate], second: Sequence[Estimate | None]) -> list[Change]:
+    """The verdicts of a comparison. `second`: the second measurements, of what the first suspects, None elsewhere."""
+    suspected = [e.suspicion() for e in first]
+    again = [(e, kind) for e, kind in zip(second, suspected, strict=True) if e is not None]
+    # Second answers do not depend on what was suspected, so the rate is one over these alone.
+    chances = iter(_adjusted([e.p_slow if kind == "SLOW" else e.p_fast for e, kind in again]))
+    found: list[Change] = []
+    for kind, e in zip(suspected, second, strict=True):
+        if e is None:
+            found.append(kind if kind in ("SAME", "UNSURE") else "UNSURE")
+        elif next(chances) <= RATE and e.suspicion() == kind:
+            found.append(kind)
+        else:
+            found.append(e.unalarmed())
+    return found
+
+
+def _adjusted(values: Sequence[float]) -> list[float]:
+    return [float(p) for p in stats.false_discovery_control(values)] if values else []

@@ -1,0 +1,103 @@
+"""The judge of the tracker: rules find what is there in samples of known truth, and rates are counted rightly."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from assay.compare import Compared, Job, Samples
+from assay.kernels import resolve
+from assay.power import CHANGES, KERNELS, OTHERS, OURS, Count, jobs_of, planted, table, tally, verdicts
+from assay.properties.timed import timed_case, work_of
+from assay.timing import Inputs, Setup
+
+
+def samples(random: np.random.Generator, change: float, drift: float = 0.0, n: int = 40) -> Samples:
+    """One process: samples scatter by 2 per cent, and the whole process may run slower than others."""
+    pace = 1e-3 * (1 + drift * random.standard_normal())
+    base, head = (pace * factor * (1 + 0.02 * random.standard_normal(n)) for factor in (1.0, 1 + change))
+    return Samples(tuple(base), tuple(head))
+
+
+def rate(rule: str, change: float, drift: float, trials: int = 200) -> Count:
+    random = np.random.default_rng(0)
+    raised = 0
+    for _ in range(trials):
+        base, head = samples(random, change, drift).base, samples(random, change, drift).head
+        raised += OTHERS[rule](base, head)
+    return Count(raised, trials)
+
+
+@pytest.mark.parametrize("rule", OTHERS)
+def test_every_rule_finds_a_large_change_in_steady_samples(rule: str) -> None:
+    assert rate(rule, 0.10, 0.0).alarms == 200
+
+
+@pytest.mark.parametrize("rule", [r for r in OTHERS if r != "pyperf, t-test"])
+def test_rules_with_a_margin_are_silent_on_steady_samples(rule: str) -> None:
+    assert rate(rule, 0.0, 0.0).alarms == 0
+
+
+def test_a_t_test_is_wrong_as_often_as_it_says() -> None:
+    """Two-sided at 5 per cent, and only the slower half is an alarm."""
+    count = rate("pyperf, t-test", 0.0, 0.0, 2000)
+    assert stats.binomtest(count.alarms, count.trials, 0.025).pvalue > 1e-9
+
+
+@pytest.mark.parametrize("rule", OTHERS)
+def test_processes_that_drift_mislead_rules_that_do_not_pair(rule: str) -> None:
+    assert rate(rule, 0.0, 0.05).alarms > 10
+
+
+def test_what_drifts_does_not_mislead_pairs() -> None:
+    random = np.random.default_rng(1)
+    answers = [samples(random, 0.0, 0.05).answer for _ in range(200)]
+    assert max(map(abs, answers)) < 0.025
+
+
+def test_rates_are_counted_with_their_intervals() -> None:
+    results = [("quiet", 0.0, {OURS: False})] * 300 + [("quiet", 0.05, {OURS: i > 0}) for i in range(100)]
+    counts = tally(results)
+    assert counts[OURS, "quiet", 0.0] == Count(0, 300)
+    assert counts[OURS, "quiet", 0.05] == Count(99, 100)
+    low, high = Count(0, 300).interval
+    assert low == 0
+    assert high == pytest.approx(1 - 0.025 ** (1 / 300))
+    assert table(counts).splitlines() == [
+        "| rule | nothing changed, quiet | +5%, quiet |",
+        "|---|---|---|",
+        "| assay compare | 0.000 (0.000 to 0.012) | 0.990 (0.946 to 1.000) |",
+    ]
+
+
+@pytest.mark.parametrize("spelling", KERNELS)
+@pytest.mark.parametrize("change", sorted(set(CHANGES)))
+def test_a_planted_change_is_that_much_more_work(spelling: str, change: float) -> None:
+    (kernel,) = resolve(spelling)
+    flops = []
+    for version in (planted(kernel, KERNELS[spelling], planned) for planned in (0.0, change)):
+        case = next(iter(version.operator.timed))
+        timed_case(version.operator, case, "float32")
+        flops.append(work_of(version.operator, case, "float32", backward=False).flops)
+    assert flops[1] / flops[0] == pytest.approx(1 + change, rel=1e-12)
+
+
+def test_a_run_compares_every_kernel_with_every_change() -> None:
+    with Inputs() as inputs:
+        jobs = jobs_of(inputs, random.Random(0))
+    assert len(jobs) == len(KERNELS) * len(CHANGES)
+    for change, job in jobs:
+        rows = [next(t["shape"][0] for t in side["tensors"] if t["name"] in "xq") for side in (job.base, job.head)]
+        assert rows[1] == round(rows[0] * (1 + change))
+
+
+def test_alarms_are_those_of_the_first_measurement_and_of_our_verdict() -> None:
+    random = np.random.default_rng(2)
+    job = Job("k", Setup("rope", "short", "float32", False, 1), {}, {})
+    compared = Compared(job, "SLOW", first=[samples(random, 0.2) for _ in range(5)])
+    assert all(verdicts(compared).values())
+    compared.verdict = "UNSURE"
+    assert not verdicts(compared)[OURS]
