@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from assay.kernels import Known, keywords
-from assay.properties.contract import Tensor
 from assay.properties.drawing import Values
 from assay.properties.timed import timed_case
 
@@ -95,7 +94,7 @@ class Inputs:
                 for n, v in arguments.items()
             }
             # Inputs come first and in the operator's order; a kernel may give them names of its own.
-            tensors = [told[i.name] for i in operator.inputs]
+            tensors = [told[i.name] for i in operator.inputs if i.name in told]
             self.written[key] = tensors, {n: v for n, v in told.items() if n in known}
         tensors, named = self.written[key]
         module, _, function = kernel.place.rpartition(":")
@@ -103,7 +102,7 @@ class Inputs:
             "tensors": tensors,
             "keywords": named,
             "required": list(operator.timed[setup.case].keywords),
-            "differentiate": [i.name for i in operator.inputs if isinstance(i, Tensor)] if setup.backward else [],
+            "differentiate": [t["name"] for t in tensors if t["name"] in operator.tensors] if setup.backward else [],
             "module": module,
             "function": function,
             "paths": [],

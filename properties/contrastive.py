@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from assay.properties.contract import Operator, Positive, Property, Real, Regime, Sizes, Structure, Tensor
+from assay.properties.contract import Operator, Positive, Property, Real, Regime, Sizes, Structure, Tensor, Work
 from assay.properties.drawing import Values
 from assay.properties.trial import Trial
 from assay.reference import contrastive as reference
@@ -471,6 +471,20 @@ def _additive(trial: Trial) -> Array | None:
     return total(0, 1, 2) - (pairs - total(0) - total(1) - total(2))
 
 
+def _work(*, n: int, d: int, itemsize: int, backward: bool) -> Work:
+    """One product of matrices, and an exponential of each of its elements. Backward: two more products of that size;
+    the loss is in float32 at least."""
+    passes, products = (2, 3) if backward else (1, 1)
+    return Work(
+        bytes=passes * (itemsize * 2 * n * d + max(4, itemsize)),
+        flops=products * 2 * n * n * d,
+        exponentials=n * n,
+    )
+
+
+TIMED = {"short": Structure(sizes={"n": 128, "d": 512}), "long": Structure(sizes={"n": 2048, "d": 512})}
+
+
 COMMON = (
     Property("pairs_permute", "pairs in another order change nothing", _pairs_permute),
     Property("channels_rotate", "L(x Q, y Q) = L(x, y), Q a signed permutation", _channels_rotate),
@@ -499,6 +513,8 @@ CLIP_LOSS = Operator(
     },
     strays={"eps": _eps_in_logarithm_of_clip},
     structure=_structure,
+    work=_work,
+    timed=TIMED,
     regimes=REGIMES,
     paired=("n",),
     wide=(0,),
@@ -547,6 +563,8 @@ SIGLIP_LOSS = Operator(
     },
     strays={"eps": _of_pairs(_eps_in_logarithm_of_siglip)},
     structure=_structure,
+    work=_work,
+    timed=TIMED,
     regimes=REGIMES,
     paired=("n",),
     wide=(0,),

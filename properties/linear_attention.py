@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from assay.properties.contract import Operator, Positive, Property, Sizes, Structure, Tensor
+from assay.properties.contract import Operator, Positive, Property, Sizes, Structure, Tensor, Work
 from assay.properties.drawing import Values, place
 from assay.properties.emulated import keeping
 from assay.properties.trial import JUDGE, Trial
@@ -349,6 +349,19 @@ def _handed_over(trial: Trial) -> Array | None:
     return whole - JUDGE.approximate(rest.parts[0], rest.parts[1] + unsure)
 
 
+def _work(
+    *, b: int, h: int, t: int, s: int, d: int, e: int, itemsize: int, backward: bool, causal: bool = False
+) -> Work:
+    """Two products in the cheaper order: over the pairs of a query and a key that it sees, or with a state of d x e
+    for every position. Backward: four more products of that size. No map needs exponentials of every number."""
+    pairs = t * (t + 1) // 2 if causal else t * s
+    passes, products = (2, 3) if backward else (1, 1)
+    return Work(
+        bytes=passes * itemsize * b * h * (t * (d + e) + s * (d + e)),
+        flops=products * 2 * b * h * min(pairs * (d + e), (t + s) * d * e),
+    )
+
+
 LINEAR_ATTENTION = Operator(
     name="linear_attention",
     definition=reference.linear_attention,
@@ -403,6 +416,12 @@ LINEAR_ATTENTION = Operator(
     strays={"stray_eps": _eps_in_denominator, "feature_eps": _eps_in_features},
     structure=_structure,
     row=_row,
+    work=_work,
+    timed={
+        "short": Structure({"causal": True}, sizes={"b": 1, "h": 4, "t": 256, "s": 256, "d": 64, "e": 64}),
+        "full": Structure(sizes={"b": 1, "h": 4, "t": 1024, "s": 1024, "d": 64, "e": 64}),
+        "long": Structure({"causal": True}, sizes={"b": 1, "h": 4, "t": 8192, "s": 8192, "d": 64, "e": 64}),
+    },
     properties=(
         Property(
             "within_the_values", "positive weights: min_j v_j <= o <= max_j v_j, by channel", _hull, about=POSITIVE
@@ -511,6 +530,11 @@ UNNORMALIZED_ATTENTION = Operator(
         "order ignored *": "the order says how to compute, not what: a kernel may know one that is good for both"
     },
     structure=_order,
+    work=_work,
+    timed={
+        "short": Structure(sizes={"b": 1, "h": 4, "t": 256, "s": 256, "d": 64, "e": 64}),
+        "long": Structure(sizes={"b": 1, "h": 4, "t": 4096, "s": 4096, "d": 64, "e": 64}),
+    },
     properties=(
         Property("associates", "(q k^T) v = q (k^T v)", _associates, ("order",)),
         Property("keys_permute", "keys and values in another order change nothing", _keys_permute),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.properties.contract import Integers, Operator, Work
+from assay.properties.contract import Integers, Operator, Tensor, Work
 from assay.properties.drawing import DTYPES, Case
 
 
@@ -16,6 +16,8 @@ def timed_case(operator: Operator, name: str, dtype: str, *, seed: int = 0) -> C
     random = np.random.default_rng(seed)
     arguments: dict[str, Any] = dict(structure.keywords)
     for item in operator.inputs:
+        if isinstance(item, Tensor) and item.optional:
+            continue
         shape = tuple(structure.sizes[axis] for axis in structure.axes.get(item.name, item.axes).split())
         if isinstance(item, Integers):
             counted = np.arange(shape[0], dtype=np.int64).reshape(-1, *(1,) * (len(shape) - 1))
