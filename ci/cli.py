@@ -279,7 +279,7 @@ def identify(kernels: tuple[str, ...], **options: Any) -> None:
         raise Usage("name a kernel: assay identify OPERATOR=MODULE:FUNCTION")
     found, _, how = _configured(kernels, options)
     table = Table(box=None, pad_edge=False)
-    for column in ("kernel", "dtype", "conventions", "form", "precision", "headroom"):
+    for column in ("kernel", "dtype", "conventions", "form", "precision", "headroom", "on cases"):
         table.add_column(column, overflow="fold")
     unknown = False
     for kernel in found:
@@ -287,11 +287,11 @@ def identify(kernels: tuple[str, ...], **options: Any) -> None:
             answer = identified(kernel.operator, kernel.subject(how.device, how.limits), dtype, how.effort)
             unknown = unknown or answer is None
             if answer is None:
-                cells = ["none of the published ones", "", "", ""]
+                cells = ["none of the published ones", "", "", "", ""]
             else:
-                conventions, inferred = answer
-                told = ", ".join(f"{n}={v}" for n, v in conventions.items())
+                told, inferred = ", ".join(f"{n}={v}" for n, v in answer.conventions.items()), answer.inferred
                 cells = [told, inferred.form, inferred.precision, f"{inferred.headroom:.3g}"]
+                cells.append("all" if answer.cases == answer.answered else f"{answer.cases} of {answer.answered}")
             table.add_row(*(Text(c) for c in (kernel.name, dtype, *cells)))
     console().print(table)
     if unknown:

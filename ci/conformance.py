@@ -69,7 +69,7 @@ def conformance(
     form: str | None = None,
     precision: str | None = None,
     conventions: Mapping[str, str] | None = None,
-    examples: int = 64,
+    examples: int = 48,
     xfail: Mapping[tuple[str, str] | tuple[str, str, str], str] | None = None,
 ) -> Callable[..., None]:
     """A test function with one item per property and dtype; bind it to a name that begins with `test_`.

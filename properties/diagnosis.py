@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -119,8 +120,11 @@ def diagnose(
     return findings
 
 
-def agrees(operator: Operator, trials: Sequence[Trial], conventions: Mapping[str, str]) -> Inferred | None:
-    """The tightest form and precision under other conventions than the trials were judged under."""
+def agrees(
+    operator: Operator, trials: Sequence[Trial], conventions: Mapping[str, str], misses: int = 0
+) -> tuple[Inferred, int] | None:
+    """The tightest form and precision under other conventions than the trials were judged under; where none has all of
+    them within its bound, that which misses the fewest, and at most so many. With the number of those it has."""
     moved = []
     for trial in trials:
         case = replace(trial.case, arguments={**trial.case.arguments, **conventions})
@@ -128,9 +132,29 @@ def agrees(operator: Operator, trials: Sequence[Trial], conventions: Mapping[str
         other._answers = dict(trial._answers)
         moved.append(other)
     try:
-        return infer(operator, moved)
+        inferred = infer(operator, moved)
+        if inferred is None and misses:
+            moved = _most(operator, moved, misses)
+            inferred = infer(operator, moved)
     except ValueError:  # the definition does not know the conventions in one of the cases
         return None
+    return None if inferred is None else (inferred, len(moved))
+
+
+def _most(operator: Operator, trials: Sequence[Trial], misses: int) -> list[Trial]:
+    """The trials that one form and precision has within its bound, where it misses the fewest; none if more."""
+    best: list[Trial] = []
+    trials = sorted(trials, key=lambda t: -t.headroom)  # what rejects is met early
+    for text, precision in product(operator.texts.values(), published(trials[0].case.dtype) if trials else ()):
+        left, missed = [], 0
+        for trial in trials:
+            if _headroom([trial], text, precision.name) is not None:
+                left.append(trial)
+            elif (missed := missed + 1) > misses:
+                break
+        else:
+            best, misses = left, missed - 1
+    return best
 
 
 # Discrete ----------------------------------------------------------------------------------------------------------

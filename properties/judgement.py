@@ -50,7 +50,7 @@ ROUNDS = 4
 class Effort:
     """How hard to look."""
 
-    examples: int = 64
+    examples: int = 48
     seed: int = 0
     shrink_seconds: float = 6.0
     """At most this long is spent on making failing cases smaller: half of what is left for each."""
@@ -60,7 +60,7 @@ class Effort:
     """Likewise, of what every kernel owes beside agreement."""
     largest: int = 1 << 62
     """Elements of a case up to which both are tried: they take several calls, some a dozen."""
-    climb: int = 32
+    climb: int = 24
     """After the drawn cases, so many that are varied so as to raise the headroom."""
     pooled: int = 100
     """Small ordinary cases that are taken together, to see shifts of parameters."""
@@ -176,22 +176,34 @@ def pool(operator: Operator, subject: Subject, dtype: str, effort: Effort) -> li
     return _Run(operator, subject, dtype, _conventions(operator, subject, {})[0], effort, (), None).pooled()
 
 
-def identify(
-    operator: Operator, subject: Subject, dtype: str, effort: Effort
-) -> tuple[dict[str, str], Inferred] | None:
-    """The conventions, form and precision that a kernel follows, whatever it claims; None if it follows no published
-    ones. A convention for which the kernel has a keyword is the caller's choice and is not named."""
+@dataclass(frozen=True)
+class Identified:
+    """What a kernel follows, whatever it claims, on so many of the cases that it answered."""
+
+    conventions: Mapping[str, str]
+    inferred: Inferred
+    cases: int
+    answered: int
+
+
+def identify(operator: Operator, subject: Subject, dtype: str, effort: Effort) -> Identified | None:
+    """The conventions, form and precision that a kernel follows: on all cases, or else on the most; None if it follows
+    no published ones on more than half of them. A convention for which the kernel has a keyword is the caller's choice
+    and is not named."""
     fixed = {n: v for n, v in operator.conventions.items() if not subject.supports(n)}
     judged = {n: v[:1] for n, v in operator.conventions.items()}
     run = _Run(operator, subject, dtype, judged, effort, (AGREEMENT,), None)
     run.collect()
-    found = []
+    best, misses = None, (len(run.kept) - 1) // 2
     for values in product(*fixed.values()):
         conventions = dict(zip(fixed, values, strict=True))
-        inferred = agrees(operator, run.kept, conventions)
-        if inferred is not None:
-            found.append((conventions, inferred))
-    return found[0] if found else None
+        answer = agrees(operator, run.kept, conventions, misses)
+        if answer is not None and (best is None or answer[1] > best.cases):
+            best = Identified(conventions, *answer, len(run.kept))
+            misses = len(run.kept) - best.cases - 1
+            if misses < 0:
+                break
+    return best
 
 
 @dataclass

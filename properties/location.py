@@ -113,12 +113,12 @@ class _Piece:
 def _arrays(operator: Operator, trials: Sequence[Trial]) -> Iterator[tuple[str, list[_Piece]]]:
     """The wrong outputs; the wrong gradients, if there is no wrong output."""
     outputs = [[*map(_Piece, [t] * len(t.exact), t.answer().outputs, t.exact, t.bound)] for t in trials]
-    some = False
-    for number in range(len(trials[0].exact)):
-        pieces = [p[number] for p in outputs]
+    some, most = False, max(map(len, outputs))
+    for number in range(most):
+        pieces = [p[number] for p in outputs if number < len(p)]  # a keyword may ask for one output more
         if any(p.wrong.any() for p in pieces):
             some = True
-            yield ("" if len(trials[0].exact) == 1 else f"output {number}"), pieces
+            yield ("" if most == 1 else f"output {number}"), pieces
     asked = [t for t in trials if t.differentiated]
     if some or not asked:
         return

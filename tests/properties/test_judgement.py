@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from assay.impl.kernel import Claims
 from assay.kernels import keywords
@@ -123,8 +124,20 @@ def test_identify_names_layout_form_and_precision(
 ) -> None:
     answer = identify(ROPE, subject(kernel), "float32", QUICK)
     assert answer is not None
-    assert answer[0] == {"layout": layout}
-    assert (answer[1].form, answer[1].precision) == (form, precision)
+    assert answer.conventions == {"layout": layout}
+    assert (answer.inferred.form, answer.inferred.precision) == (form, precision)
+    assert answer.cases == answer.answered
+
+
+def test_identify_tells_on_how_many_cases() -> None:
+    def alone(x: Any, position: Any, *, base: float = 10000.0) -> Any:
+        """Right for the first batch row only, as kernels are that take the tables of one for all."""
+        return torch.cat([kernels.right(x[:1], position, base=base), 0 * x[1:]])
+
+    answer = identify(ROPE, subject(alone), "float32", QUICK)
+    assert answer is not None
+    assert answer.conventions == {"layout": "half"}
+    assert answer.answered / 2 < answer.cases < answer.answered
 
 
 def test_an_operator_whose_cases_tell_nothing_is_undecided() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from assay.impl.attention import softmax_attention_plain
 from assay.impl.kernel import Claims
 from assay.kernels import keywords
 from assay.properties import OPERATORS
@@ -205,3 +206,11 @@ def test_every_wrong_output_is_located() -> None:
         return torch.where(segment == 0, out + 1, out), torch.cat([total[..., :-1], total[..., -1:] + 1], dim=-1)
 
     assert located(judged(kernel, SCORES)) == ["output 0: only at segment 0", "output 1: only the last row"]
+
+
+def test_an_output_that_only_some_cases_ask_for_is_located() -> None:
+    def kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, return_lse: bool = False) -> Any:
+        out = softmax_attention_plain(q, k, v, return_lse=return_lse)
+        return (out[0], torch.cat([out[1][..., :-1], out[1][..., -1:] + 1], dim=-1)) if return_lse else out
+
+    assert located(judged(kernel, OPERATORS["softmax_attention"])) == ["output 1: only the last row"]
