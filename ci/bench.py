@@ -74,6 +74,8 @@ class Timed:
     rates: Rates
     conditions: Mapping[str, Any]
     memory: int | None
+    breaks: str = ""
+    """How it breaks its contract, if it was timed all the same."""
 
     @property
     def median(self) -> float:
@@ -113,6 +115,7 @@ class Timed:
             "roofline_fraction": fraction,
             "roofline_limit": limit,
             "peak_memory_bytes": self.memory,
+            "breaks_its_contract": self.breaks,
             "conditions": dict(self.conditions),
         }
 
@@ -143,6 +146,8 @@ class Wanted:
     seconds: float = 0.5
     """For each kernel and setup, about."""
     memory: bool = True
+    wrong: bool = False
+    """Time kernels that break their contract too."""
     seed: int = 0
 
     def groups(self) -> list[tuple[Setup, list[Known]]]:
@@ -175,6 +180,8 @@ class Session:
     """pytest-benchmark's JSON, with what was not timed."""
     _groups: list[tuple[Setup, list[Known]]] = field(default_factory=list)
     _inputs: Inputs = field(default_factory=Inputs)
+    _breaks: dict[tuple[str, str], str] = field(default_factory=dict)
+    """How the kernels that are timed break their contract, by name and dtype; empty where they keep it."""
     _down: set[str] = field(default_factory=set)
     """The names of kernels that took a process down."""
     _peaks: dict[tuple[str, str, str, bool], int | None] = field(default_factory=dict)
@@ -190,7 +197,7 @@ class Session:
             self._under_pytest()
 
     def _right(self) -> set[tuple[str, str]]:
-        """The kernels that keep their contract, with the dtype."""
+        """The kernels that may be timed, with the dtype: they keep their contract, or what they break was asked for."""
         asked = sorted({(k.spelling, d) for s, peers in self.wanted.groups() for k in peers for d in (s.dtype,)})
         names = {k.spelling: k.name for k in self.wanted.kernels}
         by_dtype: dict[str, list[str]] = {}
@@ -200,8 +207,9 @@ class Session:
         for dtype, spellings in by_dtype.items():
             self.tell(f"judging {len(spellings)} kernels in {dtype}")
             for spelling, reason in judged(spellings, dtype, self.wanted.device, self.tell).items():
-                if reason is None:
+                if reason is None or (self.wanted.wrong and reason.startswith("breaks")):
                     right.add((names[spelling], dtype))
+                    self._breaks[names[spelling], dtype] = reason or ""
                 else:
                     self.missing.append(Missing(names[spelling], dtype, reason, fails=True))
         return right
@@ -309,6 +317,7 @@ class Session:
                 rates,
                 {"before": before, "after": after},
                 self._peak(kernel, setup),
+                self._breaks.get((kernel.name, setup.dtype), ""),
             )
             for name, (kernel, answer) in opened.items()
         ]

@@ -52,6 +52,7 @@ _written: Any = {"type": click.Path(path_type=Path, dir_okay=False), "callback":
 @click.option("--device", default="cpu", show_default=True, help="The torch device that kernels run on.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True)
 @click.option("--no-memory", is_flag=True, help="Do not measure peak memory, which takes a process for each kernel.")
+@click.option("--wrong", is_flag=True, help="Time kernels that break their contract too, and mark them.")
 @click.option("--json", "json_path", help="Write pytest-benchmark's JSON here.", **_written)
 @click.option("--plot", "plot_path", help="Draw the roofline and the peers into this PNG file.", **_written)
 def bench(
@@ -63,14 +64,15 @@ def bench(
     device: str,
     seconds: float,
     no_memory: bool,
+    wrong: bool,
     json_path: Path | None,
     plot_path: Path | None,
 ) -> None:
     """Time kernels side by side: forward, and with their gradients; on one thread, and on all.
 
-    Correct first: a kernel that breaks its contract is named, and not timed. All samples are kept as pytest-benchmark
-    keeps them, in .assay/benchmarks. `--seconds` are those spent on each kernel, case and mode, about. Exit code 1
-    if some kernel breaks its contract or raises.
+    Correct first: a kernel that breaks its contract is named, and not timed, unless with --wrong. All samples are kept
+    as pytest-benchmark keeps them, in .assay/benchmarks. `--seconds` are those spent on each kernel, case and mode,
+    about. Exit code 1 if some kernel breaks its contract or raises.
     """
     from assay.kernels import UsageError, chosen
     from assay.report import console, print_left_out, write_json
@@ -85,7 +87,7 @@ def bench(
         _known_cases(found, cases)
         modes = (False,) if mode == "forward" else (False, True)
         threads = thread_counts or one_and_all(device)
-        wanted = Wanted(found, dtypes, modes, cases, threads, device, seconds, memory=not no_memory)
+        wanted = Wanted(found, dtypes, modes, cases, threads, device, seconds, memory=not no_memory, wrong=wrong)
         with progress() as tell:
             session = Session(wanted, tell)
             try:
@@ -108,7 +110,7 @@ def bench(
         raise Usage(f"interrupted: {len(session.found)} timings were made, the rest were not")
     if not session.found and not session.missing:
         raise Usage("there was nothing to time")
-    if any(m.fails for m in session.missing):
+    if any(m.fails for m in session.missing) or any(t.breaks for t in session.found):
         sys.exit(1)
 
 
@@ -262,7 +264,7 @@ def print_timed(console: Console, found: Sequence[Timed]) -> None:
         for timed in timings:
             fraction, limit = timed.roofline
             table.add_row(
-                Text(timed.kernel.name.rpartition("/")[2]),
+                Text(timed.kernel.name.rpartition("/")[2] + " (wrong)" * bool(timed.breaks)),
                 _seconds(timed.median),
                 f"{timed.spread:.0%}",
                 f"{timed.median / timings[0].median:.2f}",
@@ -273,6 +275,8 @@ def print_timed(console: Console, found: Sequence[Timed]) -> None:
             )
         console.print(table)
         console.print()
+    for name, told in dict.fromkeys((t.kernel.name, t.breaks) for t in found if t.breaks):
+        console.print(Text(f"wrong: {name.rpartition('/')[2]} {told}", style="red"), soft_wrap=True)
 
 
 def _seconds(seconds: float) -> str:

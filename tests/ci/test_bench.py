@@ -26,10 +26,10 @@ KERNELS = Path(__file__).parent.parent / "timed_kernels.py"
 TINY = Setup("rms_norm", "tiny", "float32", False, 1)
 
 
-def bench(where: Path, *names: str) -> subprocess.CompletedProcess[str]:
+def bench(where: Path, *names: str, more: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from assay.cli import main; main()", "bench"]
     command += [f"rms_norm={KERNELS}:{name}" for name in names]
-    command += ["--seconds", "0.02", "--threads", "1", "--no-memory", "--json", "out.json"]
+    command += ["--seconds", "0.02", "--threads", "1", "--no-memory", "--json", "out.json", *more]
     return subprocess.run(command, cwd=where, capture_output=True, text=True)
 
 
@@ -92,6 +92,15 @@ def test_what_is_not_timed_is_named_with_its_reason(ran: Any, kernel: str, reaso
     assert missing
     assert all(reason in m["reason"] and m["fails"] == fails for m in missing)
     assert reason in result.stdout
+
+
+def test_a_wrong_kernel_is_timed_on_demand_and_marked(tmp_path: Path) -> None:
+    result = bench(tmp_path, "wrong", more=("--wrong", "--mode", "forward"))
+    assert result.returncode == 1
+    (one,) = json.loads((tmp_path / "out.json").read_text())["benchmarks"]
+    assert one["extra_info"]["breaks_its_contract"].startswith("breaks its contract: agrees_with_oracle")
+    assert "timed_kernels.py:wrong (wrong)" in result.stdout
+    assert "wrong: timed_kernels.py:wrong breaks its contract: agrees_with_oracle" in result.stdout
 
 
 def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
