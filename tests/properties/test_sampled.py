@@ -16,6 +16,7 @@ from assay.properties.drawing import DTYPES, Case
 from assay.properties.linear_attention import LINEAR_ATTENTION, UNNORMALIZED_ATTENTION
 from assay.properties.sampled import agree_in_rows
 from assay.properties.trial import Trial, Violation
+from assay.reference.arithmetic.precision import FLOAT32
 from assay.runner import TorchSubject
 
 
@@ -45,7 +46,8 @@ def test_rows_are_judged_as_the_whole_is(feature_map: str, causal: bool) -> None
         one, all_ = small.exact[0], trial.exact[0]
         radius = one.radius + all_.radius[..., rows, :]
         assert (np.abs(one.midpoint - all_.midpoint[..., rows, :]) <= radius).all()
-        np.testing.assert_allclose(small.bound[0], trial.bound[0][..., rows, :], rtol=1e-12)
+        # Of 9 terms; what differs are products of roundings with roundings.
+        np.testing.assert_allclose(small.bound[0], trial.bound[0][..., rows, :], rtol=9 * FLOAT32.u)
     headroom = agree_in_rows(LINEAR_ATTENTION, subject(fast.linear_attention), whole, range(9))
     assert headroom == pytest.approx(trial.headroom)
 
