@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 TALLEST = 200
 """Bars in one plot."""
+LINEAR = 20
+"""Ratios up to which bars are as long as their ratios; beyond, as the logarithms."""
 
 
 def plot_timed(path: Path, found: Sequence[Timed]) -> None:
@@ -61,10 +63,13 @@ def _peers(axes: Any, found: Sequence[Timed]) -> None:
             labels.append(f"{timed.kernel.name.rpartition('/')[2]} | {setup}")
             ratios.append(timed.median / best)
             colors.append(f"C{number % 10}")
-    axes.barh(range(len(ratios)), ratios, color=colors)
-    axes.set_yticks(range(len(ratios)), labels, fontsize=6)
+    bars = axes.barh(range(len(ratios)), ratios, color=colors)
+    axes.bar_label(bars, [f"{ratio:.3g}" for ratio in ratios], padding=3, fontsize=7)
+    axes.set_yticks(range(len(ratios)), labels, fontsize=7)
     axes.invert_yaxis()
-    axes.set_xscale("log")
+    axes.margins(x=0.1)
+    if max(ratios) > LINEAR:
+        axes.set_xscale("log")
     axes.axvline(1, color="k", linewidth=0.8)
     axes.set_xlabel("time / time of the fastest kernel of the same case")
     axes.set_title("Peers, timed by turns in one process")
@@ -84,7 +89,8 @@ def plot_history(path: Path, found: Sequence[tuple[Sequence[Record], Sequence[St
         for step in steps:
             at = places.index(id(step.after)) - 0.5
             axes.axvline(at, color="red" if step.ratio > 1 else "green", linewidth=1)
-            axes.annotate(str(step), (at, max(levels)), fontsize=7, rotation=90, va="top", ha="right")
+            beside = {"xytext": (-4, 0), "textcoords": "offset points", "va": "top", "ha": "right"}
+            axes.annotate(str(step), (at, max(levels)), fontsize=8, **beside)
         axes.set_title(f"{first.kernel}, {first.case}, {first.dtype}, {first.mode}\n{first.machine}", fontsize=8)
         axes.set_ylabel("time, first commit = 100", fontsize=8)
         axes.set_xticks([0, len(records) - 1], [records[0].commit[:10], records[-1].commit[:10]], fontsize=7)
