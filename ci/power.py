@@ -128,12 +128,16 @@ def verdicts(compared: Compared) -> dict[str, bool]:
     return found | {name: rule(one.base, other.head) for name, rule in OTHERS.items()}
 
 
-def tally(results: Sequence[tuple[str, float, Mapping[str, bool]]]) -> Counts:
-    """Counts of alarms, from (condition, planted change, who raised one)."""
+Row = dict[str, Any]
+"""One comparison, as it is stored."""
+
+
+def tally(rows: Sequence[Row]) -> Counts:
+    """Counts of alarms."""
     alarms: dict[tuple[str, str, float], list[bool]] = defaultdict(list)
-    for condition, change, raised in results:
-        for rule, alarm in raised.items():
-            alarms[rule, condition, change].append(alarm)
+    for row in rows:
+        for rule, alarm in row["raised"].items():
+            alarms[rule, row["condition"], row["planted"]].append(alarm)
     return {key: Count(sum(found), len(found)) for key, found in alarms.items()}
 
 
@@ -176,32 +180,43 @@ def neighbours(count: int) -> Iterator[None]:
 
 
 @click.command()
-@click.option("--runs", type=click.IntRange(1), default=38, show_default=True, help="Of 20 comparisons, per condition.")
+@click.option("--runs", type=click.IntRange(0), default=38, show_default=True, help="Of 20 comparisons, per condition.")
 @click.option("--conditions", default="quiet,loaded", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path(".assay/power.jsonl"))
 def main(runs: int, conditions: str, out: Path) -> None:
-    """Judge the tracker. Every comparison is appended to a file as it is made; the table is that of this run."""
+    """Judge the tracker. Every comparison is appended to a file as it is made; the table is of all that it holds."""
     asked = [c.strip() for c in conditions.split(",")]
     for condition in asked:
         if condition not in ("quiet", "loaded"):
             raise click.BadParameter(f"{condition!r}: conditions are quiet and loaded")
+    rows = _rows(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    results: list[tuple[str, float, Mapping[str, bool]]] = []
     try:
         with out.open("a", encoding="utf-8") as file:
             for condition in asked:
+                before = sum(row["condition"] == condition for row in rows)
                 with neighbours(2 if condition == "loaded" else 0):
                     for run in range(runs):
                         click.echo(f"{condition}: run {run + 1} of {runs}", err=True)
-                        for change, compared in _run(f"{condition} {run}"):
-                            raised = verdicts(compared)
-                            results.append((condition, change, raised))
-                            file.write(json.dumps(_row(condition, change, compared, raised)) + "\n")
+                        for change, compared in _run(f"{condition} {before} {run}"):
+                            rows.append(_row(condition, change, compared))
+                            file.write(json.dumps(rows[-1]) + "\n")
                             file.flush()
     except KeyboardInterrupt:
         click.echo("interrupted: the table is of what was done", err=True)
-    if results:
-        click.echo(f"{device_name('cpu')}, {versions()}\n\n{table(tally(results))}")
+    if rows:
+        machines = ", ".join(dict.fromkeys(row["machine"] for row in rows))
+        click.echo(f"{machines}, {versions()}\n\n{table(tally(rows))}")
+
+
+def _rows(out: Path) -> list[Row]:
+    """What earlier runs have written. Raises: ClickException where the file is something else."""
+    try:
+        rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] if out.exists() else []
+        tally(rows)
+        return [{**row, "machine": str(row["machine"])} for row in rows]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise click.ClickException(f"{out} is not what this program writes; it was left as it is") from None
 
 
 def _run(seed: str) -> list[tuple[float, Compared]]:
@@ -215,13 +230,14 @@ def _run(seed: str) -> list[tuple[float, Compared]]:
     return [(change, compared) for (change, _), compared in zip(jobs, found, strict=True)]
 
 
-def _row(condition: str, change: float, compared: Compared, raised: Mapping[str, bool]) -> dict[str, Any]:
+def _row(condition: str, change: float, compared: Compared) -> Row:
     return {
         "condition": condition,
+        "machine": device_name("cpu"),
         "planted": change,
         "kernel": compared.job.name,
         "verdict": compared.verdict,
-        "raised": dict(raised),
+        "raised": verdicts(compared),
         "first": [s.answer for s in compared.first],
         "second": [s.answer for s in compared.second],
     }

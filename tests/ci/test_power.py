@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from scipy import stats
 
 from assay.compare import Compared, Job, Samples
 from assay.kernels import resolve
-from assay.power import CHANGES, KERNELS, OTHERS, OURS, Count, jobs_of, planted, table, tally, verdicts
+from assay.power import CHANGES, KERNELS, OTHERS, OURS, Count, Row, jobs_of, main, planted, table, tally, verdicts
 from assay.properties.timed import timed_case, work_of
 from assay.timing import Inputs, Setup
 
@@ -59,8 +62,10 @@ def test_what_drifts_does_not_mislead_pairs() -> None:
 
 
 def test_rates_are_counted_with_their_intervals() -> None:
-    results = [("quiet", 0.0, {OURS: False})] * 300 + [("quiet", 0.05, {OURS: i > 0}) for i in range(100)]
-    counts = tally(results)
+    quiet = {"condition": "quiet"}
+    rows: list[Row] = [{**quiet, "planted": 0.0, "raised": {OURS: False}}] * 300
+    rows += [{**quiet, "planted": 0.05, "raised": {OURS: i > 0}} for i in range(100)]
+    counts = tally(rows)
     assert counts[OURS, "quiet", 0.0] == Count(0, 300)
     assert counts[OURS, "quiet", 0.05] == Count(99, 100)
     low, high = Count(0, 300).interval
@@ -92,6 +97,26 @@ def test_a_run_compares_every_kernel_with_every_change() -> None:
     for change, job in jobs:
         rows = [next(t["shape"][0] for t in side["tensors"] if t["name"] in "xq") for side in (job.base, job.head)]
         assert rows[1] == round(rows[0] * (1 + change))
+
+
+def test_the_table_is_of_all_that_the_file_holds(tmp_path: Path) -> None:
+    file = tmp_path / "power.jsonl"
+    row = {"condition": "quiet", "machine": "abacus", "planted": 0.05, "raised": {OURS: True}}
+    file.write_text(json.dumps(row) + "\n" + json.dumps(row) + "\n")
+    result = CliRunner().invoke(main, ["--runs", "0", "--out", str(file)])
+    assert result.exit_code == 0
+    assert result.output.startswith("abacus, ")
+    assert "| assay compare | 1.000 (0.158 to 1.000) |" in result.output
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"raised": {}}', "3", '{"raised": {"rule": true}}'])
+def test_a_file_that_is_something_else_is_left_as_it_is(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "power.jsonl"
+    file.write_text(content)
+    result = CliRunner().invoke(main, ["--runs", "0", "--out", str(file)])
+    assert result.exit_code == 1
+    assert "is not what this program writes" in result.output
+    assert file.read_text() == content
 
 
 def test_alarms_are_those_of_the_first_measurement_and_of_our_verdict() -> None:
