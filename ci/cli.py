@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from assay.jobs import How, Judged, Work
     from assay.kernels import Known
     from assay.process import Limits
+    from assay.properties.judgement import Identified
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -273,7 +274,7 @@ def identify(kernels: tuple[str, ...], **options: Any) -> None:
     from rich.text import Text
 
     from assay.properties.judgement import identify as identified
-    from assay.report import console
+    from assay.report import console, progress
 
     if not kernels:
         raise Usage("name a kernel: assay identify OPERATOR=MODULE:FUNCTION")
@@ -281,21 +282,31 @@ def identify(kernels: tuple[str, ...], **options: Any) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("kernel", "dtype", "conventions", "form", "precision", "headroom", "on cases"):
         table.add_column(column, overflow="fold")
-    unknown = False
-    for kernel in found:
-        for dtype in _dtypes(kernel, options["dtypes"]):
-            answer = identified(kernel.operator, kernel.subject(how.device, how.limits), dtype, how.effort)
-            unknown = unknown or answer is None
-            if answer is None:
-                cells = ["none of the published ones", "", "", "", ""]
-            else:
-                told, inferred = ", ".join(f"{n}={v}" for n, v in answer.conventions.items()), answer.inferred
-                cells = [told, inferred.form, inferred.precision, f"{inferred.headroom:.3g}"]
-                cells.append("all" if answer.cases == answer.answered else f"{answer.cases} of {answer.answered}")
-            table.add_row(*(Text(c) for c in (kernel.name, dtype, *cells)))
+    work = [(kernel, dtype) for kernel in found for dtype in _dtypes(kernel, options["dtypes"])]
+    unknown, interrupted = False, False
+    try:
+        with progress() as tell:
+            for number, (kernel, dtype) in enumerate(work, 1):
+                tell(f"{number} of {len(work)}: {kernel.name} {dtype}") if len(work) > 1 else None
+                subject = kernel.subject(how.device, how.limits)
+                answer = identified(kernel.operator, subject, dtype, how.effort_for(kernel))
+                unknown = unknown or answer is None
+                table.add_row(*map(Text, (kernel.name, dtype, *_identified(answer))))
+    except KeyboardInterrupt:
+        interrupted = True
     console().print(table)
+    if interrupted:
+        raise Usage(f"interrupted after {table.row_count} of {len(work)}")
     if unknown:
         sys.exit(1)
+
+
+def _identified(answer: Identified | None) -> Sequence[str]:
+    if answer is None:
+        return "none of the published ones", "", "", "", ""
+    told, inferred = ", ".join(f"{n}={v}" for n, v in answer.conventions.items()), answer.inferred
+    on = "all" if answer.cases == answer.answered else f"{answer.cases} of {answer.answered}"
+    return told, inferred.form, inferred.precision, f"{inferred.headroom:.3g}", on
 
 
 @main.command()

@@ -36,6 +36,12 @@ class How:
     limits: Limits | None
     """What a kernel may use, in a process of its own; None: it is called in the process of the judge."""
 
+    def effort_for(self, kernel: Known) -> Effort:
+        """Less for a kernel of which every program costs Triton's interpreter milliseconds."""
+        if kernel.claims.interpreted and self.device == "cpu":
+            return replace(self.effort, examples=max(1, self.effort.examples * 3 // 4), shares=1, largest=256)
+        return self.effort
+
 
 Work = Sequence[tuple[int, Known, str]]
 """Number, kernel and dtype of each judgement."""
@@ -46,16 +52,13 @@ Show = Callable[[int, float], None]
 
 def judge(kernel: Known, dtype: str, how: How, show: Show | None = None) -> Examination:
     """Raises: UsageError where the definition of a user's operator cannot be evaluated."""
-    effort = how.effort
-    if kernel.claims.interpreted and how.device == "cpu":  # a program costs the interpreter milliseconds
-        effort = replace(effort, examples=max(1, effort.examples * 3 // 4), shares=1, largest=256)
     try:
         return examine(
             kernel.operator,
             kernel.subject(how.device, how.limits),
             dtype,
             conventions=dict(kernel.claims.conventions),
-            effort=effort,
+            effort=how.effort_for(kernel),
             progress=show,
         )
     except (ArithmeticError, TypeError, ValueError) as error:

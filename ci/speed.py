@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +74,7 @@ def bench(
     about. Exit code 1 if some kernel breaks its contract or raises.
     """
     from assay.kernels import UsageError, chosen
-    from assay.report import console, print_left_out, write_json
+    from assay.report import console, print_left_out, progress, write_json
 
     need("bench", "pytest_benchmark", *(["matplotlib"] if plot_path else []))
     from assay.bench import Session, Wanted, timeable
@@ -144,7 +143,7 @@ def compare(
     a kernel that breaks its contract FAILED. Exit code 1 if something is SLOW or FAILED.
     """
     from assay.kernels import UsageError
-    from assay.report import console, write_json
+    from assay.report import console, progress, write_json
 
     need("compare", "scipy")
     from assay.compare import as_json
@@ -193,6 +192,7 @@ def history(
     need("history", "scipy", "ruptures", *(["matplotlib"] if plot_path else []))
     from assay.commits import listed, recorded
     from assay.history import Store, series, steps
+    from assay.report import progress
 
     kept = Store(store)
     modes = (False,) if mode == "forward" else (False, True)
@@ -232,19 +232,6 @@ def _known_cases(kernels: Sequence[object], cases: Sequence[str]) -> None:
     for case in cases:
         if case not in known:
             raise Usage(f"there is no case {case!r} to time; there are {', '.join(known) or 'none'}")
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
-    """What is being done, on stderr: a line that changes on a terminal, one line after another elsewhere."""
-    from rich.console import Console
-
-    err = Console(stderr=True, highlight=False, emoji=False)
-    if not err.is_terminal:
-        yield lambda text: err.print(text, markup=False, soft_wrap=True)
-        return
-    with err.status("") as status:
-        yield lambda text: status.update(text.replace("[", r"\["))
 
 
 def print_timed(console: Console, found: Sequence[Timed]) -> None:
@@ -308,7 +295,7 @@ def print_history(found: Sequence[tuple[Sequence[Record], Sequence[Step]]], *, b
     from rich.text import Text
 
     from assay.commits import blamed
-    from assay.report import console
+    from assay.report import console, progress
 
     out = console()
     for records, changes in found:
