@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from assay.timing import NotTimed, Setup, Stopwatch, StopwatchError
-from assay.verdict import MARGIN, PAIRS, RATE, TRIM, Change, Estimate, decide, estimate, of_process
+from assay.verdict import AGAIN, MARGIN, PAIRS, RATE, Change, Estimate, confirm, decide, estimate, of_process
 
 
 SHARED = 20
@@ -64,7 +64,7 @@ class Compared:
     @property
     def estimate(self) -> Estimate | None:
         if len(self.second) > 1:
-            return _estimate(self.second, TRIM)
+            return confirm([s.answer for s in self.second])
         return _estimate(self.first) if len(self.first) > 1 else None
 
 
@@ -91,16 +91,16 @@ def compare(
     suspected = [c for c, e in zip(left, estimates, strict=True) if e.suspicion() in ("SLOW", "FAST")]
     if suspected:
         tell(f"measuring again what is suspected: {len(suspected)} of {len(left)}")
-        measure(suspected, 2 * pairs, tell, order, apart=apart, again=True)
-    again = [_estimate(c.second, TRIM) if len(c.second) > 1 and not c.reason else None for c in left]
+        measure(suspected, pairs * AGAIN // PAIRS, tell, order, apart=apart, again=True)
+    again = [c.estimate if len(c.second) > 1 and not c.reason else None for c in left]
     for compared, verdict in zip(left, decide(estimates, again), strict=True):
         if not compared.reason:
             compared.verdict = verdict
     return found
 
 
-def _estimate(samples: Sequence[Samples], trim: float = 0.0) -> Estimate:
-    return estimate([s.answer for s in samples], trim=trim)
+def _estimate(samples: Sequence[Samples]) -> Estimate:
+    return estimate([s.answer for s in samples])
 
 
 def measure(
@@ -153,7 +153,7 @@ def _sampled(job: Job, watches: Mapping[str, Stopwatch], order: random.Random) -
         except (NotTimed, StopwatchError) as error:
             raise _Failed(side, str(error)) from None
         calls, cost = answer["calls"], cost + answer["seconds"] * answer["calls"]
-    rounds = max(FEWEST, min(ROUNDS, int(BUDGET / (3 * PAIRS) / cost)))
+    rounds = max(FEWEST, min(ROUNDS, int(BUDGET / (PAIRS + AGAIN) / cost)))
     found: dict[str, list[float]] = {side: [] for side in sides}
     try:
         if watches["base"] is watches["head"]:

@@ -13,7 +13,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from assay.verdict import MARGIN, PAIRS, RATE, SURE, TRIM, Change, Estimate, decide, estimate, of_process
+from assay.verdict import (
+    AGAIN,
+    MARGIN,
+    PAIRS,
+    RATE,
+    SURE,
+    TRIM,
+    Change,
+    Estimate,
+    confirm,
+    decide,
+    estimate,
+    of_process,
+    ranked,
+)
 
 
 ERROR = 1e-9
@@ -32,7 +46,7 @@ def compared(random: np.random.Generator, changes: Sequence[float], between: flo
     """The verdicts of a comparison of so many cases."""
     first = [estimate(answers(random, c, PAIRS, between, wild)) for c in changes]
     again = [
-        estimate(answers(random, c, 2 * PAIRS, between, wild), trim=TRIM) if e.suspicion() in ("SLOW", "FAST") else None
+        confirm(answers(random, c, AGAIN, between, wild)) if e.suspicion() in ("SLOW", "FAST") else None
         for c, e in zip(changes, first, strict=True)
     ]
     return decide(first, again)
@@ -42,7 +56,7 @@ def consistent(hits: int, trials: int, rate: float, alternative: Any = "two-side
     return bool(stats.binomtest(hits, trials, rate, alternative).pvalue > ERROR)
 
 
-@pytest.mark.parametrize(("n", "trim"), [(PAIRS, 0.0), (2 * PAIRS, 0.0), (PAIRS, TRIM)])
+@pytest.mark.parametrize(("n", "trim"), [(PAIRS, 0.0), (AGAIN, 0.0), (AGAIN, TRIM)])
 def test_probabilities_are_those_that_they_say(n: int, trim: float) -> None:
     """A change of exactly SURE looks larger, with a probability of at most RATE, in RATE of all measurements."""
     random = np.random.default_rng(1)
@@ -55,13 +69,27 @@ def test_probabilities_are_those_that_they_say(n: int, trim: float) -> None:
     assert consistent(sum(e.p_fast <= RATE for e in found), trials, RATE, sided)
 
 
+@pytest.mark.parametrize("n", [3, 6, 10, AGAIN])
+def test_signed_ranks_are_those_of_scipy(n: int) -> None:
+    random = np.random.default_rng(2)
+    for shift in (-0.05, 0.0, SURE, 0.05):
+        seen = shift + 0.05 * random.standard_normal(n)
+        for sign, p in ((1, ranked(seen).p_slow), (-1, ranked(seen).p_fast)):
+            beyond = sign * seen - math.log1p(SURE)
+            assert p == pytest.approx(stats.wilcoxon(beyond, alternative="greater", method="exact").pvalue, rel=1e-12)
+
+
 @pytest.mark.parametrize("wild", [0.0, 0.2])
-def test_trimmed_probabilities_are_not_too_small_either(wild: float) -> None:
-    """Those of second measurements, also where some processes are far off."""
+def test_second_measurements_keep_their_rate(wild: float) -> None:
+    """Also where some processes are far off; and the bounds of the interval say the same as the probabilities."""
     random = np.random.default_rng(2)
     trials = 4000
-    found = [estimate(answers(random, SURE, 2 * PAIRS, BETWEEN, wild), trim=TRIM) for _ in range(trials)]
+    found = [confirm(answers(random, SURE, AGAIN, BETWEEN, wild)) for _ in range(trials)]
     assert consistent(sum(e.p_slow <= RATE for e in found), trials, RATE, "greater")
+    assert consistent(sum(e.low > 1 + SURE for e in found), trials, RATE, "greater")
+    assert consistent(sum(e.high < 1 + SURE for e in found), trials, RATE, "greater")
+    assert all((e.p_slow <= RATE) == (e.low > 1 + SURE) for e in found)
+    assert all((e.p_fast <= RATE) == (e.high < 1 / (1 + SURE)) for e in found)
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
@@ -82,7 +110,7 @@ def test_what_does_not_count_raises_no_alarm(between: float, wild: float, change
         first = estimate(answers(random, change, PAIRS, between, wild))
         if first.suspicion() in ("SLOW", "FAST"):
             suspects += 1
-            second = estimate(answers(random, change, 2 * PAIRS, between, wild), trim=TRIM)
+            second = confirm(answers(random, change, AGAIN, between, wild))
             alarms += decide([first], [second])[0] in ("SLOW", "FAST")
     assert alarms == 0 or consistent(alarms, suspects, RATE, "greater")
 
@@ -122,7 +150,7 @@ def test_the_rate_of_false_discoveries_is_kept_over_a_comparison() -> None:
     suspect = Estimate(1.04, 1.02, 1.06, 0.0, 1.0)
     n, spoilt = 100, 0
     for _ in range(n):
-        again = [estimate(answers(random, c, 2 * PAIRS, BETWEEN / 2), trim=TRIM) for c in [SURE] * 90 + [0.05] * 10]
+        again = [confirm(answers(random, c, AGAIN, BETWEEN / 2)) for c in [SURE] * 90 + [0.05] * 10]
         verdicts = decide([suspect] * 100, again)
         assert verdicts[90:] == ["SLOW"] * 10
         spoilt += "SLOW" in verdicts[:90]
@@ -139,14 +167,17 @@ def test_the_second_measurement_alone_raises_the_alarm() -> None:
 
 def test_what_scatters_is_unsure() -> None:
     assert estimate([0.3, -0.3, 0.01, -0.2, 0.25]).suspicion() == "UNSURE"
-    scattered = estimate([0.3, -0.3, 0.1, -0.2, 0.25, 0.2, -0.1, 0.1, 0.2, -0.2], trim=TRIM)
+    scattered = confirm([0.3, -0.3, 0.1, -0.2, 0.25, 0.2, -0.1, 0.1, 0.2, -0.2])
     assert decide([estimate([0.3, -0.3, 0.1, -0.2, 0.25])], [scattered]) == ["UNSURE"]
 
 
 def test_a_few_wild_processes_do_not_hide_a_change() -> None:
     """As seen on an overloaded machine, with a tenth more work planted."""
-    seen = [0.075, 0.072, 0.099, 0.087, 0.088, 0.083, 0.077, 0.129, 0.352, 0.133]
-    assert decide([estimate(seen[:5])], [estimate(seen, trim=TRIM)]) == ["SLOW"]
+    for seen in (
+        [0.075, 0.072, 0.099, 0.087, 0.088, 0.083, 0.077, 0.129, 0.352, 0.133],
+        [0.371, 0.181, 0.255, 0.123, 0.267, 0.528, 0.050, 0.093, 0.403, 0.069],
+    ):
+        assert decide([estimate(seen[:5])], [confirm(seen)]) == ["SLOW"]
 
 
 def test_answers_without_any_scatter_are_believed() -> None:
