@@ -1,0 +1,104 @@
+"""The contract of random projections: the right sampler passes, each mutant is rejected, each test rejects one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from assay.properties.contract import Operator, Statistic
+from assay.properties.judgement import Effort, examine
+from assay.properties.matrix import Bench, kill
+from assay.properties.mutants import right
+from assay.properties.projection import RANDOM_PROJECTION
+from assay.properties.robustness import checks
+
+
+FEW = replace(
+    RANDOM_PROJECTION,
+    settings=tuple(a for a in RANDOM_PROJECTION.settings if a["d"] == 4 or (a["scaling"] != "chi" and a["d"] == 16)),
+)
+"""The small settings, which reject every mutant."""
+NAMES = tuple(c.name for c in checks(RANDOM_PROJECTION))
+ONCE = Effort(stop="each")
+
+# For each test, a mutant that it must reject by itself.
+KILLERS = {
+    "rows_are_orthogonal": "orthogonal ignored",
+    "lengths_are_sqrt_d": "lengths always drawn",
+    "lengths_are_chi": "lengths of d - 1",
+    "directions_are_uniform": "signs of QR kept",
+    "rows_are_independent": "lengths of the rows of the same matrix",
+    "seeds_are_independent": "seed halved",
+    "estimates_are_unbiased": "unit lengths",
+    "errors_are_exact": "first block again",
+    "inputs_are_untouched": "global random state",
+    "same_twice": "draws on",
+}
+
+
+def failed(operator: Operator, subject: Any, **options: Any) -> set[str]:
+    found = examine(operator, subject, "float32", effort=ONCE, **options)
+    return {r.property for r in found.results if r.verdict in ("fail", "error")}
+
+
+def test_every_test_has_a_killer() -> None:
+    assert set(KILLERS) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_test_rejects_a_mutant_by_itself(name: str) -> None:
+    mutant = next(m for m in Bench(FEW, "float32").mutants if m.name == KILLERS[name])
+    assert name in failed(FEW, mutant.kernel(), only=(name,))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_right_sampler_passes_in_small_settings(dtype: str) -> None:
+    found = examine(FEW, right(FEW, dtype), dtype, effort=ONCE)
+    broken = {r.property: r.message for r in found.results if r.verdict == "fail"}
+    assert broken == {}
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+def test_the_right_sampler_passes(dtype: str) -> None:
+    found = examine(RANDOM_PROJECTION, right(RANDOM_PROJECTION, dtype), dtype)
+    assert {r.property: r.message for r in found.results if r.verdict != "pass"} == {}
+
+
+@pytest.mark.parametrize("name", RANDOM_PROJECTION.mutants)
+def test_every_mutant_is_rejected(name: str) -> None:
+    bench = Bench(FEW, "float32")
+    outcome = kill(bench, next(m for m in bench.mutants if m.name == name))
+    assert outcome.fate == "killed"
+
+
+def test_the_signs_of_qr_are_rejected_in_seconds() -> None:
+    bench = Bench(RANDOM_PROJECTION, "float32")
+    started = time.perf_counter()
+    outcome = kill(bench, next(m for m in bench.mutants if m.name == "signs of QR kept"))
+    assert (outcome.fate, outcome.by) == ("killed", ("directions_are_uniform",))
+    assert time.perf_counter() - started < 30
+
+
+def test_too_few_settings_leave_it_undecided() -> None:
+    """The null kernels must have been rejected in twenty of them."""
+    few = replace(RANDOM_PROJECTION, settings=RANDOM_PROJECTION.settings[2:4])
+    found = examine(few, right(few, "float32"), "float32")
+    assert found.verdict == "undecided"
+    assert "only 2 of 2" in next(r.message for r in found.results if r.verdict == "undecided" and "null" in r.message)
+
+
+def test_an_operator_has_a_definition_or_a_sampler() -> None:
+    for change in ({"definition": RANDOM_PROJECTION.sampler}, {"sampler": None}, {"settings": ()}, {"samples": 0}):
+        with pytest.raises(ValueError, match="either a definition, or a sampler"):
+            replace(RANDOM_PROJECTION, **change)
+    with pytest.raises(ValueError, match="has no definition"):
+        _ = RANDOM_PROJECTION.formula
+
+
+def test_laws_are_told() -> None:
+    assert all(isinstance(p.law, str) and p.law for p in RANDOM_PROJECTION.properties)
+    assert sum(isinstance(p, Statistic) for p in RANDOM_PROJECTION.properties) == 6
