@@ -7,6 +7,7 @@ from assay.properties.contract import Operator
 from assay.properties.contrastive import CLIP_LOSS, SIGLIP_LOSS
 from assay.properties.linear_attention import LINEAR_ATTENTION, UNNORMALIZED_ATTENTION
 from assay.properties.performer import PERFORMER_ATTENTION, RANDOM_FEATURES
+from assay.properties.projection import RANDOM_PROJECTION
 from assay.properties.rope import ROPE
 
 
@@ -18,6 +19,7 @@ OPERATORS: dict[str, Operator] = {
         UNNORMALIZED_ATTENTION,
         LINEAR_ATTENTION,
         RANDOM_FEATURES,
+        RANDOM_PROJECTION,
         PERFORMER_ATTENTION,
         CLIP_LOSS,
         SIGLIP_LOSS,

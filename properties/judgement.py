@@ -18,11 +18,12 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings, target
 from hypothesis.strategies import SearchStrategy
 
-from assay.properties.contract import Operator
+from assay.properties.contract import Operator, Property
 from assay.properties.diagnosis import Finding, Inferred, agrees, diagnose, infer
 from assay.properties.drawing import Case, Values, cases
 from assay.properties.robustness import AGREEMENT, Check, Group, checks
 from assay.properties.shifts import FEWEST, Shift, shifts
+from assay.properties.statistics import Samples, rejects_nulls, samples
 from assay.properties.trial import (
     GivenUp,
     KernelError,
@@ -163,6 +164,8 @@ def examine(
 
 def prepare(operator: Operator, subject: Subject, dtype: str, effort: Effort) -> list[Trial]:
     """The trials of a right kernel: cases with their truth, for `examine` to take instead of drawing."""
+    if operator.random:
+        return list(samples(operator, subject, dtype, effort.seed))
     judged, _ = _conventions(operator, subject, {})
     demands = [c for c in checks(operator) if c is AGREEMENT or c.differentiates]
     run = _Run(operator, subject, dtype, judged, effort, demands, None)
@@ -244,11 +247,14 @@ class _Run:
         self.left = effort.shrink_seconds
         self.counted = 0
         self.refusal = ""
-        self.about = {p.name: p.about for p in operator.properties}
+        self.about = {p.name: p.about for p in operator.properties if isinstance(p, Property)}
         self._stale: dict[tuple[int, ...], Values] = {}
 
     def collect(self) -> None:
         """Try every demand on every case, going on after failures."""
+        if self.operator.random:
+            self.take(samples(self.operator, self.subject, self.dtype, self.effort.seed))
+            return
 
         def one(case: Case) -> None:
             trial = Trial(self.operator, self.subject, case)
@@ -279,7 +285,9 @@ class _Run:
             # Where the kernel is wrong anyway, what it owes beside that would only be told a dozen times.
             self._take_turns(trial, "robustness", self.effort.robustness if small and not trial.broken else 0)
             self._take_turns(trial, "contract", self.effort.shares if small else 0)
-        if trial.answered:
+        if isinstance(trial, Samples):
+            self.counted += not self.effort.stop and rejects_nulls(trial, [c.holds for c in self.able])
+        elif trial.answered:
             self._count(trial)
             self.kept.append(trial)
         if self.progress is not None:
@@ -444,7 +452,7 @@ class _Run:
                 out.verdict, out.message = "skipped", outside_domain
             else:
                 out.verdict, out.message = "undecided", outside_domain
-        elif check is AGREEMENT and self.counted < COUNTED:
+        elif check is (self.demands[0] if self.operator.random else AGREEMENT) and self.counted < COUNTED:
             out.verdict = "undecided"
             out.message = f"the null kernels were rejected in only {self.counted} of {self.seen} cases"
         return out
@@ -453,7 +461,7 @@ class _Run:
         """A smaller case that fails in the same way, as far as the time allows."""
         assert tally.failed is not None
         smallest: tuple[Case, str, Miss | None] = (tally.failed, tally.message, tally.miss)
-        if self.effort.stop:
+        if self.effort.stop or self.operator.random:
             return smallest
         started = time.perf_counter()
         deadline = started + self.left / 2

@@ -351,8 +351,10 @@ def _projection_permutes(trial: Trial) -> Array | None:
 
 
 def _mirrored(trial: Trial) -> Array | None:
+    """The two sides are exchanged with W; but sines change their sign, which shows where eps is added to them."""
     q, k, projection = _given(trial, "q", "k", "projection")
-    changes = {} if _kind(trial) != "positive" else {"q": -q, "k": -k}
+    sided = _kind(trial) == "hyperbolic" or (_kind(trial) == "trigonometric" and not trial.case.arguments.get("eps"))
+    changes = {} if sided else {"q": -q, "k": -k}
     return trial.call(projection=-projection, **changes) - trial.call()
 
 
@@ -432,7 +434,11 @@ PERFORMER_ATTENTION = Operator(
         Property("keys_permute", "not causal: keys and values in another order change nothing", _keys_permute),
         Property("queries_permute", "not causal: queries in another order permute o", _queries_permute),
         Property("rows_permute", "rows of W in another order change nothing", _projection_permutes),
-        Property("mirrored", "o(-q, -k; -W) = o(q, k; W); two-sided: o(q, k; -W) = o(q, k; W)", _mirrored),
+        Property(
+            "mirrored",
+            "o(-q, -k; -W) = o(q, k; W); two-sided, but for sines with eps: o(q, k; -W) = o(q, k; W)",
+            _mirrored,
+        ),
         Property("values_add", "o(v + v') = o(v) + o(v')", _values_add),
         Property(
             "future_is_unseen", "causal: whatever later keys and values hold, o is the same", _future, ("causal",)

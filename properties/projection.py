@@ -280,7 +280,7 @@ def _changed(change: Callable[[dict[str, Any], np.random.Generator], Values], to
     def mutant(kernel: Emulated, arguments: Arguments, cotangents: Any, memory: Memory) -> Answer:
         given = {n: arguments[n] for n in ("r", "d", "orthogonal", "scaling") if n in arguments}
         given = {"orthogonal": True, "scaling": "chi", **given}
-        return Answer((kernel.returned(change(given, np.random.default_rng(arguments["seed"]))),))
+        return Answer((kernel.returned(change(given, np.random.default_rng(arguments["seed"])), 0),))
 
     mutant.__doc__ = told
     return mutant
@@ -351,11 +351,6 @@ def _no_seed(kernel: Emulated, arguments: Arguments, cotangents: Any, memory: Me
     return kernel.answer({**arguments, "seed": memory.calls}, cotangents)
 
 
-def _global_state(kernel: Emulated, arguments: Arguments, cotangents: Any, memory: Memory) -> Answer:
-    """seeds the generator that everybody uses"""
-    return Answer(kernel.answer(arguments, cotangents).outputs, {}, ("torch's global random state",))
-
-
 def _transposed(kernel: Emulated, arguments: Arguments, cotangents: Any, memory: Memory) -> Answer:
     """returns projection[d, r]"""
     (out,) = kernel.answer(arguments, cotangents).outputs
@@ -387,8 +382,7 @@ def _settings() -> Iterator[dict[str, Any]]:
 
 RANDOM_PROJECTION = Operator(
     name="random_projection",
-    definition=None,
-    sampler=random_projection,
+    definition=random_projection,
     settings=tuple(sorted(_settings(), key=lambda a: a["r"] * a["d"])),
     samples=512,
     properties=(
@@ -440,7 +434,6 @@ RANDOM_PROJECTION = Operator(
         "seed ignored": _seed_as(lambda seed: 0, "draws the same whatever the seed"),
         "seed halved": _seed_as(lambda seed: seed // 2, "drops the last bit of the seed"),
         "draws on": _no_seed,
-        "global random state": _global_state,
         "transposed": _transposed,
         "infinite beyond 4": _one_infinite,
     },

@@ -94,7 +94,7 @@ class Samples(Trial):
     def shape(self) -> tuple[int, ...]:
         """The shape of one sample, as the sampler returns it."""
         arguments = self.case.arguments
-        return tuple(np.shape(self.operator.signature(**arguments)))
+        return tuple(np.shape(self.operator.definition(**arguments)))
 
     def answer(self, *, gradients: bool = False) -> Answer:
         if False not in self._answers:
@@ -135,7 +135,7 @@ class Samples(Trial):
 
 def samples(operator: Operator, subject: Subject, dtype: str, seed: int) -> list[Samples]:
     """Every setting of the contract that the kernel has the keywords for, each with seeds of its own."""
-    parameters = inspect.signature(operator.signature).parameters.values()
+    parameters = inspect.signature(operator.definition).parameters.values()
     usual = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     out = []
     for number, setting in enumerate(operator.settings):
@@ -163,7 +163,7 @@ class _Null:
     def supports(self, keyword: str) -> bool:
         return True
 
-    def __call__(self, arguments: Mapping[str, Any], cotangents: Any, by: Sequence[str]) -> Answer:
+    def __call__(self, arguments: Mapping[str, Any], cotangents: Any, by: Sequence[str], mode: str = "") -> Answer:
         return Answer((self.values,))
 
 
