@@ -38,7 +38,6 @@ MODULES = (
     "assay.impl.contrastive",
     "assay.impl.triton.rope",
     "assay.impl.triton.linear_attention",
-    "assay.impl.triton.performer",
     "assay.impl.triton.contrastive",
     "assay.impl.adapters.torch",
     "assay.impl.adapters.transformers",

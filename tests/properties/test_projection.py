@@ -7,13 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
-from assay.properties.contract import Operator, Statistic
+from assay.impl.kernel import Claims
+from assay.kernels import keywords
+from assay.properties.contract import Operator, Positive, Statistic, Tensor
 from assay.properties.judgement import Effort, examine
 from assay.properties.matrix import Bench, kill
 from assay.properties.mutants import right
 from assay.properties.projection import RANDOM_PROJECTION
 from assay.properties.robustness import checks
+from assay.runner import TorchSubject
 
 
 FEW = replace(
@@ -21,7 +25,7 @@ FEW = replace(
     settings=tuple(a for a in RANDOM_PROJECTION.settings if a["d"] == 4 or (a["scaling"] != "chi" and a["d"] == 16)),
 )
 """The small settings, which reject every mutant."""
-NAMES = tuple(c.name for c in checks(RANDOM_PROJECTION))
+NAMES = tuple(c.name for c in checks(RANDOM_PROJECTION) if not c.hosted)
 ONCE = Effort(stop="each")
 
 # For each test, a mutant that it must reject by itself.
@@ -34,7 +38,6 @@ KILLERS = {
     "seeds_are_independent": "seed halved",
     "estimates_are_unbiased": "unit lengths",
     "errors_are_exact": "first block again",
-    "inputs_are_untouched": "global random state",
     "same_twice": "draws on",
 }
 
@@ -91,12 +94,24 @@ def test_too_few_settings_leave_it_undecided() -> None:
     assert "only 2 of 2" in next(r.message for r in found.results if r.verdict == "undecided" and "null" in r.message)
 
 
-def test_an_operator_has_a_definition_or_a_sampler() -> None:
-    for change in ({"definition": RANDOM_PROJECTION.sampler}, {"sampler": None}, {"settings": ()}, {"samples": 0}):
-        with pytest.raises(ValueError, match="either a definition, or a sampler"):
+def test_settings_need_samples_and_have_no_inputs() -> None:
+    for change in ({"samples": 1}, {"inputs": (Tensor("x", "r d"),)}, {"parameters": (Positive("s", 1.0, 1.0, 2.0),)}):
+        with pytest.raises(ValueError, match="settings need samples"):
             replace(RANDOM_PROJECTION, **change)
-    with pytest.raises(ValueError, match="has no definition"):
-        _ = RANDOM_PROJECTION.formula
+    with pytest.raises(ValueError, match="at least one input"):
+        replace(RANDOM_PROJECTION, settings=())
+
+
+def test_a_kernel_that_draws_from_the_generator_of_others_is_told() -> None:
+    def kernel(r: int, d: int, *, seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return torch.randn(r, d)
+
+    subject = TorchSubject("kernel", kernel, Claims("random_projection"), keywords(RANDOM_PROJECTION))
+    only = ("random_state_is_untouched",)
+    with torch.random.fork_rng(devices=()):
+        found = examine(RANDOM_PROJECTION, subject, "float32", effort=ONCE, only=only)
+    assert [r.verdict for r in found.results] == ["fail"]
 
 
 def test_laws_are_told() -> None:
