@@ -35,6 +35,7 @@ from assay.properties.trial import (
     Violation,
     outside,
 )
+from assay.reference.arithmetic.precision import natural
 
 
 Verdict = Literal["pass", "fail", "error", "undecided", "skipped"]
@@ -184,6 +185,9 @@ def identify(
 ) -> tuple[dict[str, str], Inferred] | None:
     """The conventions, form and precision that a kernel follows, whatever it claims; None if it follows no published
     ones. A convention for which the kernel has a keyword is the caller's choice and is not named."""
+    if operator.random:
+        passes = examine(operator, subject, dtype, effort=effort).verdict == "pass"
+        return ({}, Inferred("definition", natural(dtype).name, 0.0)) if passes else None
     fixed = {n: v for n, v in operator.conventions.items() if not subject.supports(n)}
     judged = {n: v[:1] for n, v in operator.conventions.items()}
     run = _Run(operator, subject, dtype, judged, effort, (AGREEMENT,), None)

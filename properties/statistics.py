@@ -27,6 +27,7 @@ import numpy as np
 from assay.properties.contract import Operator
 from assay.properties.drawing import Case, Values
 from assay.properties.trial import Answer, KernelError, Subject, Trial, Violation
+from assay.reference.arithmetic.oracle import Enclosure
 from assay.reference.arithmetic.precision import FORMATS
 
 
@@ -89,6 +90,10 @@ class Samples(Trial):
     @property
     def answered(self) -> bool:
         return False  # there is no truth that an answer could be held to
+
+    @property
+    def exact(self) -> tuple[Enclosure, ...]:
+        return ()
 
     @property
     def shape(self) -> tuple[int, ...]:

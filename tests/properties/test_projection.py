@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from assay.impl.kernel import Claims
-from assay.kernels import keywords
+from assay.kernels import keywords, resolve
 from assay.properties.contract import Operator, Positive, Statistic, Tensor
 from assay.properties.judgement import Effort, examine
 from assay.properties.matrix import Bench, kill
 from assay.properties.mutants import right
 from assay.properties.projection import RANDOM_PROJECTION
 from assay.properties.robustness import checks
+from assay.replay import replay, store_all
 from assay.runner import TorchSubject
 
 
@@ -117,3 +119,18 @@ def test_a_kernel_that_draws_from_the_generator_of_others_is_told() -> None:
 def test_laws_are_told() -> None:
     assert all(isinstance(p.law, str) and p.law for p in RANDOM_PROJECTION.properties)
     assert sum(isinstance(p, Statistic) for p in RANDOM_PROJECTION.properties) == 6
+
+
+def test_a_counterexample_is_stored_and_replayed(tmp_path: Path) -> None:
+    """The first setting alone: its seed says which samples."""
+    few = replace(RANDOM_PROJECTION, settings=RANDOM_PROJECTION.settings[:1])
+    (kernel,) = resolve("random_projection=tests.properties.test_projection:uniform")
+    found = examine(few, kernel.subject(), "float32", effort=Effort(stop="each"), only=("lengths_are_chi",))
+    assert store_all(kernel, found, tmp_path) == ""
+    fails, told = replay(Path(found.results[0].stored))
+    assert fails
+    assert "still fails: a right kernel would show this" in told[-1]
+
+
+def uniform(r: int, d: int, *, seed: int) -> torch.Tensor:
+    return torch.rand(r, d, generator=torch.Generator().manual_seed(seed))
