@@ -42,11 +42,14 @@ def ask(
         held = question.cotangents is None
         tensors = {n: (_held if held else tensor)(p, arena, device) for n, p in arrays.items()}
         positional = {n: tensors.get(n, v) for n, v in question.positional.items()}
-        named = {n: tensors.get(n, v) for n, v in question.named.items()}
+        # Of a kernel that makes arrays of its own, the dtype is torch's.
+        named = {n: tensors.get(n, TORCH[v] if n == "dtype" else v) for n, v in question.named.items()}
         cotangents = None if question.cotangents is None else [tensor(c, arena, device) for c in question.cotangents]
         dirty(tensors.values())
         as_compiled()
+        random = torch.get_rng_state()
         outputs, gradients = _run(function, backward, positional, named, cotangents, question, device)
+        drew = not torch.equal(random, torch.get_rng_state())
         for name, passed in arrays.items():
             _returned_to(arena, passed, tensors[name])
         aliased = [n for n, t in tensors.items() if t.numel() and any(map(_lies_in(t), outputs))]
@@ -57,7 +60,7 @@ def ask(
             stored.append(_stored(one, at, end, arena))
             at = stored[-1].at + -(-stored[-1].where.reach // ALIGNED) * ALIGNED
         found = dict(zip(gradients, stored[len(outputs) :], strict=True))
-        return Reply(stored[: len(outputs)], found, aliased), None
+        return Reply(stored[: len(outputs)], found, aliased, drew), None
     except NotImplementedError as refusal:
         return Reply(refused=one_line(refusal) or "not implemented"), refusal
     except BaseException as error:  # SystemExit and KeyboardInterrupt too: they are the kernel's

@@ -33,6 +33,8 @@ MODULES = (
     "assay.impl.rope",
     "assay.impl.attention",
     "assay.impl.linear_attention",
+    "assay.impl.performer",
+    "assay.impl.projection",
     "assay.impl.contrastive",
     "assay.impl.triton.rope",
     "assay.impl.triton.linear_attention",

@@ -112,6 +112,7 @@ def replied(reply: Reply) -> dict[str, Any]:
         "outputs": [returned(o) for o in reply.outputs],
         "gradients": {n: returned(g) for n, g in reply.gradients.items()},
         "aliased": list(reply.aliased),
+        "drew": reply.drew,
         "refused": reply.refused,
         "raised": reply.raised,
     }
@@ -129,6 +130,7 @@ def reply(content: Mapping[str, Any], question: Question, arena: Arena) -> Reply
         outputs=[_returned(o, question, arena) for o in outputs],
         gradients={n: _returned(g, question, arena) for n, g in gradients.items()},
         aliased=[n for n in aliased if isinstance(n, str) and n in inputs],
+        drew=bool(content.get("drew")),
         refused=_text(content.get("refused")),
         raised=_text(content.get("raised")),
     )

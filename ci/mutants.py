@@ -198,6 +198,8 @@ def summary(found: Matrix) -> str:
 
 
 def print_scores(console: Console, found: Sequence[Score]) -> None:
+    if not found:
+        return
     table = Table(
         box=None,
         header_style="bold",

@@ -67,6 +67,8 @@ class Reply:
     gradients: Mapping[str, Passed] = field(default_factory=dict)
     aliased: Sequence[str] = ()
     """In whose memory an output lies: of an input, by its name, or what `_among_themselves` tells."""
+    drew: bool = False
+    """It changed torch's global random state."""
     refused: str | None = None
     """It raised NotImplementedError, with this message."""
     raised: str | None = None

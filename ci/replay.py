@@ -7,6 +7,7 @@ is never overwritten. The kernel is named from the folder of the file, so that a
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import io
 import json
 import math
@@ -284,6 +285,7 @@ def replay(
     """
     from assay.lines import one_line
     from assay.properties.robustness import checks
+    from assay.properties.statistics import Samples
     from assay.properties.trial import KernelError, NotCovered, Trial, Violation
 
     stored = read(path)
@@ -300,7 +302,7 @@ def replay(
     device = device or stored.device
     _has(device)
     subject = known.subject(device, limits)
-    trial = Trial(operator, subject, stored.case)
+    trial = (Samples if operator.random else Trial)(operator, subject, stored.case)
     try:
         _ = trial.exact
     except Exception as error:
@@ -353,7 +355,8 @@ def _fits(operator: Operator, stored: Counterexample) -> None:
     optional = {i.name for i in operator.inputs if isinstance(i, Tensor) and i.optional}
     for name in inputs - optional - set(stored.case.arguments):
         raise UsageError(f"the case has no {name}, which {operator.name} takes")
-    for name in set(stored.case.arguments) - inputs - keywords(operator):
+    positional = set(inspect.signature(operator.definition).parameters)
+    for name in set(stored.case.arguments) - inputs - positional - keywords(operator):
         raise UsageError(f"{operator.name} takes no {name}, which the case has")
     if stored.form is not None and stored.form not in operator.texts:
         raise UsageError(f"{operator.name} has no form {stored.form!r}; it has {', '.join(operator.texts)}")

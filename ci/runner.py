@@ -76,6 +76,7 @@ def answer(reply: Reply, laid: Laid, arena: Arena) -> Answer:
         if laid.question.mode == GUARDS
         else tuple(n for n, (_, where, region) in laid.arrays.items() if buffers.trespassed(where, region)),
         aliased=tuple(reply.aliased),
+        drew=reply.drew,
     )
 
 

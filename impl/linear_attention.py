@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from assay.impl.inputs import floating
+from assay.impl.inputs import attending, floating
 from assay.impl.kernel import kernel
 
 
@@ -41,7 +41,7 @@ def unnormalized_attention(q: Tensor, k: Tensor, v: Tensor, *, order: str = "rig
 
     Raises: ValueError for another order, or shapes that do not fit each other; TypeError for an integer dtype.
     """
-    _fit(q, k, v)
+    attending(q, k, v)
     if order not in ("right", "left"):
         raise ValueError(f"order must be right or left, not {order!r}")
     wide = torch.promote_types(q.dtype, torch.float32)
@@ -94,7 +94,7 @@ def check(
     return_state: bool,
 ) -> None:
     """Raises: as `linear_attention`."""
-    _fit(q, k, v)
+    attending(q, k, v)
     if causal and q.shape[-2] != k.shape[-2]:
         raise ValueError(f"causal linear attention needs as many keys as queries, not {k.shape[-2]} and {q.shape[-2]}")
     if denominator not in ("plus", "clamp"):
@@ -108,14 +108,6 @@ def check(
         wanted = (*q.shape[:2], q.shape[-1] + (feature_map == "1+x"), v.shape[-1] + normalize)
         if state.shape != wanted:
             raise ValueError(f"the state must have the shape {list(wanted)}, not {list(state.shape)}")
-
-
-def _fit(q: Tensor, k: Tensor, v: Tensor) -> None:
-    floating(q=q, k=k, v=v)
-    if not q.ndim == k.ndim == v.ndim == 4:
-        raise ValueError("q, k and v must have the axes [b, h, t, d], [b, h, s, d] and [b, h, s, e]")
-    if k.shape[:2] != q.shape[:2] or k.shape[3] != q.shape[3] or v.shape[:3] != k.shape[:3]:
-        raise ValueError(f"q{list(q.shape)}, k{list(k.shape)} and v{list(v.shape)} do not fit each other")
 
 
 # Feature maps ------------------------------------------------------------------------------------------------------

@@ -6,10 +6,23 @@ from assay.properties.attention import SOFTMAX_ATTENTION
 from assay.properties.contract import Operator
 from assay.properties.contrastive import CLIP_LOSS, SIGLIP_LOSS
 from assay.properties.linear_attention import LINEAR_ATTENTION, UNNORMALIZED_ATTENTION
+from assay.properties.performer import PERFORMER_ATTENTION, RANDOM_FEATURES
+from assay.properties.projection import RANDOM_PROJECTION
 from assay.properties.rope import ROPE
 
 
 OPERATORS: dict[str, Operator] = {
-    o.name: o for o in (ROPE, SOFTMAX_ATTENTION, UNNORMALIZED_ATTENTION, LINEAR_ATTENTION, CLIP_LOSS, SIGLIP_LOSS)
+    o.name: o
+    for o in (
+        ROPE,
+        SOFTMAX_ATTENTION,
+        UNNORMALIZED_ATTENTION,
+        LINEAR_ATTENTION,
+        RANDOM_FEATURES,
+        RANDOM_PROJECTION,
+        PERFORMER_ATTENTION,
+        CLIP_LOSS,
+        SIGLIP_LOSS,
+    )
 }
 """The operators of assay, by name."""

@@ -20,6 +20,12 @@ def same_twice(trial: Trial) -> bool:
     return True
 
 
+def random_state_is_untouched(trial: Trial) -> bool:
+    if trial.answer().drew or trial.second.drew:
+        raise Violation("the call changes torch's global random state, from which others draw")
+    return True
+
+
 def earlier_calls_have_no_effect(trial: Trial) -> bool:
     first = trial.answer().outputs
     for told, arguments, cotangents in _others(trial):

@@ -1,8 +1,9 @@
 """The contract of an operator: what it is, what it takes, and what every right kernel of it satisfies.
 
 A contract needs a name, a definition and inputs; the oracle, the bound, the gradients, the diagnosis and the null
-kernels follow from those. Everything here is data: frozen dataclasses, tuples and functions, in one literal table per
-operator. `properties/__init__.py` lists the contracts of assay itself; a user's own stand in the user's file.
+kernels follow from those. An operator that draws random numbers has no exact answer: it has settings, and
+is judged by its distribution. Everything here is data: frozen dataclasses, tuples and functions, in one literal
+table per operator. `properties/__init__.py` lists the contracts of assay itself; a user's own stand in the user's file.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+    from assay.properties.statistics import Samples
     from assay.properties.trial import Trial
     from assay.reference.arithmetic.array import Array
     from assay.reference.arithmetic.precision import Format
@@ -132,12 +134,29 @@ class Property:
 
 
 @dataclass(frozen=True)
+class Statistic:
+    """One thing that the distribution of every right kernel satisfies.
+
+    `p_value` receives samples and returns a bound, proven for their very number, on the probability that a right kernel
+    returns these or any that speak against it as much; None where they are outside the domain.
+    """
+
+    name: str
+    law: str
+    """The law, as a formula that a person reads."""
+    p_value: Callable[[Samples], float | None]
+    needs: tuple[str, ...] = ()
+    """Keywords without which a kernel cannot be asked."""
+
+
+@dataclass(frozen=True)
 class Operator:
     """A function that the suite knows."""
 
     name: str
     definition: Definition
-    inputs: tuple[Tensor | Integers, ...]
+    """Of an operator that draws random numbers: a right kernel in NumPy, whose numbers follow from its `seed`."""
+    inputs: tuple[Tensor | Integers, ...] = ()
     parameters: tuple[Real, ...] = ()
     conventions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Keywords on which honest codebases differ, with their values; the first is the default."""
@@ -156,7 +175,11 @@ class Operator:
     -> Answer, whose docstring says in one line what it does."""
     survivors: Mapping[str, str] = field(default_factory=dict)
     """Why a mutant is rightly not rejected: a pattern for `name dtype`, and the reason."""
-    properties: tuple[Property, ...] = ()
+    properties: tuple[Property | Statistic, ...] = ()
+    settings: tuple[Mapping[str, Any], ...] = ()
+    """Of an operator that draws random numbers: the arguments, without the seed, under which it is judged."""
+    samples: int = 0
+    """So many samples, of successive seeds, are drawn in each setting."""
     regimes: Mapping[str, Regime] = field(default_factory=dict)
     """Inputs that matter to this operator, and that no regime of single arrays gives."""
     paired: tuple[str, ...] = ()
@@ -180,13 +203,20 @@ class Operator:
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
             raise ValueError(f"an operator's name must be an identifier, not {self.name!r}")
-        if not any(isinstance(i, Tensor) for i in self.inputs):
+        if self.random and (self.samples < 2 or self.inputs or self.parameters):
+            raise ValueError(f"operator {self.name}: settings need samples, and neither inputs nor parameters")
+        if not self.random and not any(isinstance(i, Tensor) for i in self.inputs):
             raise ValueError(f"operator {self.name}: at least one input must be a Tensor")
         names = [i.name for i in self.inputs] + [p.name for p in self.parameters] + list(self.conventions)
         if len(set(names)) < len(names):
             raise ValueError(f"operator {self.name}: two arguments have the same name")
         if self.timed and self.work is None:
             raise ValueError(f"operator {self.name}: what is timed needs `work`")
+
+    @property
+    def random(self) -> bool:
+        """Does it draw random numbers? Then it has no exact answer, and is judged by its distribution."""
+        return bool(self.settings)
 
     @property
     def tensors(self) -> tuple[str, ...]:

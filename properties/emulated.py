@@ -199,7 +199,7 @@ class Forgetful(Adjoint):
 
 @dataclass(frozen=True, eq=False)
 class Emulated:
-    """A right kernel: the text of a form, each step rounded, each output rounded once to the dtype."""
+    """A right kernel: the text of a form, each step rounded, each output rounded once to the dtype; or a sampler."""
 
     operator: Operator
     dtype: str
@@ -243,6 +243,8 @@ class Emulated:
     def __call__(
         self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str], mode: str = ""
     ) -> Answer:
+        if self.operator.random:
+            return Answer((self.returned(self.definition(**arguments), 0),))
         arrays = [v for v in (*arguments.values(), *(cotangents or ())) if isinstance(v, np.ndarray)]
         if any(a.flags.writeable for a in arrays):
             return self._answer(arguments, cotangents, by)

@@ -18,11 +18,12 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings, target
 from hypothesis.strategies import SearchStrategy
 
-from assay.properties.contract import Operator
+from assay.properties.contract import Operator, Property
 from assay.properties.diagnosis import Finding, Inferred, agrees, diagnose, infer
 from assay.properties.drawing import Case, Values, cases
 from assay.properties.robustness import AGREEMENT, Check, Group, checks
 from assay.properties.shifts import FEWEST, Shift, shifts
+from assay.properties.statistics import Samples, rejects_nulls, samples
 from assay.properties.trial import (
     GivenUp,
     KernelError,
@@ -34,6 +35,7 @@ from assay.properties.trial import (
     Violation,
     outside,
 )
+from assay.reference.arithmetic.precision import natural
 
 
 Verdict = Literal["pass", "fail", "error", "undecided", "skipped"]
@@ -163,6 +165,8 @@ def examine(
 
 def prepare(operator: Operator, subject: Subject, dtype: str, effort: Effort) -> list[Trial]:
     """The trials of a right kernel: cases with their truth, for `examine` to take instead of drawing."""
+    if operator.random:
+        return list(samples(operator, subject, dtype, effort.seed))
     judged, _ = _conventions(operator, subject, {})
     demands = [c for c in checks(operator) if c is AGREEMENT or c.differentiates]
     run = _Run(operator, subject, dtype, judged, effort, demands, None)
@@ -190,6 +194,10 @@ def identify(operator: Operator, subject: Subject, dtype: str, effort: Effort) -
     """The conventions, form and precision that a kernel follows: on all cases, or else on the most; None if it follows
     no published ones on more than half of them. A convention for which the kernel has a keyword is the caller's choice
     and is not named."""
+    if operator.random:
+        passes = examine(operator, subject, dtype, effort=effort).verdict == "pass"
+        settings = len(operator.settings)
+        return Identified({}, Inferred("definition", natural(dtype).name, 0.0), settings, settings) if passes else None
     fixed = {n: v for n, v in operator.conventions.items() if not subject.supports(n)}
     judged = {n: v[:1] for n, v in operator.conventions.items()}
     run = _Run(operator, subject, dtype, judged, effort, (AGREEMENT,), None)
@@ -256,11 +264,14 @@ class _Run:
         self.left = effort.shrink_seconds
         self.counted = 0
         self.refusal = ""
-        self.about = {p.name: p.about for p in operator.properties}
+        self.about = {p.name: p.about for p in operator.properties if isinstance(p, Property)}
         self._stale: dict[tuple[int, ...], Values] = {}
 
     def collect(self) -> None:
         """Try every demand on every case, going on after failures."""
+        if self.operator.random:
+            self.take(samples(self.operator, self.subject, self.dtype, self.effort.seed))
+            return
 
         def one(case: Case) -> None:
             trial = Trial(self.operator, self.subject, case)
@@ -291,7 +302,9 @@ class _Run:
             # Where the kernel is wrong anyway, what it owes beside that would only be told a dozen times.
             self._take_turns(trial, "robustness", self.effort.robustness if small and not trial.broken else 0)
             self._take_turns(trial, "contract", self.effort.shares if small else 0)
-        if trial.answered:
+        if isinstance(trial, Samples):
+            self.counted += not self.effort.stop and rejects_nulls(trial, [c.holds for c in self.able])
+        elif trial.answered:
             self._count(trial)
             self.kept.append(trial)
         if self.progress is not None:
@@ -456,7 +469,7 @@ class _Run:
                 out.verdict, out.message = "skipped", outside_domain
             else:
                 out.verdict, out.message = "undecided", outside_domain
-        elif check is AGREEMENT and self.counted < COUNTED:
+        elif check is (self.demands[0] if self.operator.random else AGREEMENT) and self.counted < COUNTED:
             out.verdict = "undecided"
             out.message = f"the null kernels were rejected in only {self.counted} of {self.seen} cases"
         return out
@@ -465,7 +478,7 @@ class _Run:
         """A smaller case that fails in the same way, as far as the time allows."""
         assert tally.failed is not None
         smallest: tuple[Case, str, Miss | None] = (tally.failed, tally.message, tally.miss)
-        if self.effort.stop:
+        if self.effort.stop or self.operator.random:
             return smallest
         started = time.perf_counter()
         deadline = started + self.left / 2

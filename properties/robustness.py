@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 
 from assay.properties import calls, memory, shapes
-from assay.properties.contract import Integers, Operator, Property
-from assay.properties.trial import JUDGE, Subject, Trial, hosted
+from assay.properties.contract import Integers, Operator, Property, Statistic
+from assay.properties.statistics import LEVEL, Samples
+from assay.properties.trial import JUDGE, Subject, Trial, Violation, hosted
 from assay.reference.arithmetic.oracle import Enclosure
 
 
@@ -68,6 +69,19 @@ def _gradients_agree(trial: Trial) -> bool:
 
 AGREEMENT = Check("agrees_with_oracle", "|kernel - exact| <= derived bound, element by element", _agrees)
 
+SAME_TWICE = Check("same_twice", "the same call gives the same bits", calls.same_twice)
+
+OF_DRAWN = (
+    SAME_TWICE,
+    Check(
+        "random_state_is_untouched",
+        "a call leaves the random numbers of others alone",
+        calls.random_state_is_untouched,
+        hosted=True,
+    ),
+)
+"""What is demanded of kernels that draw random numbers, beside their distribution."""
+
 UNIVERSAL = (
     AGREEMENT,
     Check(
@@ -89,7 +103,7 @@ UNIVERSAL = (
         memory.outputs_own_their_memory,
         hosted=True,
     ),
-    Check("same_twice", "the same call gives the same bits", calls.same_twice),
+    SAME_TWICE,
 )
 
 
@@ -142,13 +156,18 @@ INTEGRAL = _in_turn(
 
 def checks(operator: Operator) -> tuple[Check, ...]:
     """Everything that is demanded of a kernel of this operator."""
+    if operator.random:
+        return (*(_from_property(p, "always") for p in operator.properties), *OF_DRAWN)
     batched = any("b" in i.axes.split() for i in operator.inputs)
     integral = any(isinstance(i, Integers) for i in operator.inputs)
-    own = tuple(_from_property(p) for p in operator.properties)
+    own = tuple(_from_property(p, "contract") for p in operator.properties)
     return (*UNIVERSAL, *ROBUSTNESS, *((BATCHED,) if batched else ()), *((INTEGRAL,) if integral else ()), *own)
 
 
-def _from_property(rule: Property) -> Check:
+def _from_property(rule: Property | Statistic, group: Group) -> Check:
+    if isinstance(rule, Statistic):
+        return _from_statistic(rule, group)
+
     def holds(trial: Trial) -> bool:
         if not all(map(trial.subject.supports, rule.needs)):
             return False
@@ -162,4 +181,16 @@ def _from_property(rule: Property) -> Check:
         trial.compare("residual", value, zero, error)
         return True
 
-    return Check(rule.name, rule.law, holds, group="contract", needs=rule.needs)
+    return Check(rule.name, rule.law, holds, group=group, needs=rule.needs)
+
+
+def _from_statistic(rule: Statistic, group: Group) -> Check:
+    def holds(trial: Trial) -> bool:
+        assert isinstance(trial, Samples)
+        p = rule.p_value(trial)
+        if p is not None and not p > LEVEL:
+            told = f"a right kernel would show this with probability {p:.1e} at most"
+            raise Violation(f"{told}, in {trial.operator.samples} samples")
+        return p is not None
+
+    return Check(rule.name, rule.law, holds, group=group, needs=rule.needs)

@@ -42,6 +42,8 @@ class Answer:
     """Those beside whose elements, in gaps or in the guards around them, memory was written."""
     aliased: tuple[str, ...] = ()
     """The inputs in whose memory an output lies."""
+    drew: bool = False
+    """The call changed the state of the global random generator."""
 
 
 class Subject(Protocol):

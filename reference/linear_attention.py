@@ -366,27 +366,42 @@ def backward(
 
     S is the state, dS the cotangent of the one that is returned; each sum in chunks of whatever size.
     """
-    xp = array_namespace(q)
     check(q, k, v, feature_map, causal, normalize, state, return_state)
     a, b = features(q, k, feature_map)
-    e, divides = v.shape[-1], normalize and feature_map != "softmax"
+    divides = normalize and feature_map != "softmax"
+    later = cotangents[1] if return_state else None
+    da, db, dv, before = through_sums(cotangents[0], a, b, v, causal, divides, eps, denominator, state, later)
+    dq, dk = _through_features(q, k, feature_map, da, db)
+    return (dq, dk, dv) if state is None else (dq, dk, dv, before)
+
+
+def through_sums(
+    g: Any,
+    a: Any,
+    b: Any,
+    v: Any,
+    causal: bool,
+    normalize: bool = True,
+    eps: Any = 0,
+    denominator: str = "plus",
+    state: Any = None,
+    later: Any = None,
+) -> tuple[Any, Any, Any, Any]:
+    """The cotangents of the features of queries and keys, of the values and of the state before; `later` is that of the
+    state that is returned."""
+    xp, e = array_namespace(a), v.shape[-1]
     past, future = ("past", "future") if causal else ("all", "all")
     values = with_ones(v) if normalize else v
-    g = cotangents[0]
-    if divides:
+    if normalize:
         sums = numerator_and_total(chunked, a, b, v, past, state)
         summed = None if state is None else xp.matrix_transpose(state[..., :e])
         by_terms = xp.sum(a * chunked(g, v, b, past, summed), axis=-1, keepdims=True)
         g = _through_quotient(g, *sums, by_terms, eps, denominator)
-    elif normalize:  # the features of softmax are not divided
-        values = v
-    later = cotangents[1] if return_state else None
     turned = None if later is None else xp.matrix_transpose(later)
     da = chunked(g, values, b, past, None if state is None else xp.matrix_transpose(state))
     db = chunked(values, g, a, future, turned)
     dv = chunked(b, a, g, future, later)[..., :e]
-    dq, dk = _through_features(q, k, feature_map, da, db)
-    return (dq, dk, dv) if state is None else (dq, dk, dv, final(a, g, later))
+    return da, db, dv, None if state is None else final(a, g, later)
 
 
 def _through_quotient(g: Any, out: Any, total: Any, by_terms: Any, eps: Any, denominator: str) -> Any:

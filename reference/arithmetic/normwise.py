@@ -5,7 +5,7 @@ also the largest error of any of its elements. u is the unit roundoff of the pre
 Underflow is not covered: the numbers are meant to stay well within the range of the format.
 
 Source: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., theorem 24.2 (FFT), theorems 9.3 and 9.4
-(Gaussian elimination), lemma 3.5 (complex arithmetic).
+(Gaussian elimination), lemma 3.5 (complex arithmetic), lemmas 19.1 to 19.3 (Householder's reflections).
 """
 
 from __future__ import annotations
@@ -63,6 +63,19 @@ def solve(a: Part, b: Part, precision: Precision) -> Part:
         growth, inverse = _eliminated(a)
     c = gamma(3 * n, precision) * (np.abs(inverse) @ growth).sum(axis=-1).max(initial=0)
     return np.asarray(c / (1 - c) * np.abs(inverse @ b).max(initial=0) if c < 1 else np.inf)
+
+
+def orthonormal(d: int, precision: Precision) -> np.longdouble:
+    """The Frobenius norm of the error of Q, computed by d Householder reflections of a matrix [d, d].
+
+        ||Q' - Q||_F  <=  sqrt(d) ((1 + e)**d - 1),    e = gamma(10 d + 29)
+
+    where Q is exactly orthogonal: that of a matrix near the one that was given. A reflection x - b v (v^T x) takes
+    2 d + 6 roundings for each element of v scaled to b = 1, which occurs twice, times ||v||^2 = 2; d + 2 for the inner
+    product, its product with v and the difference, times 2; and one for the result.
+    """
+    e = gamma(10 * d + 29, precision)
+    return np.sqrt(EXTENDED(d)) * np.expm1(d * np.log1p(e)) if e < 1 else EXTENDED(np.inf)
 
 
 def unit(precision: Precision) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from assay.reference.arithmetic.normwise import fft, fft_convolve, solve
+from assay.reference.arithmetic.normwise import fft, fft_convolve, orthonormal, solve
 from assay.reference.arithmetic.precision import PRECISIONS
 
 
@@ -110,3 +110,26 @@ def test_solvers_keep_the_bound(n: int) -> None:
 
 def test_the_bound_of_a_singular_system_is_infinite() -> None:
     assert np.isinf(solve(np.ones((2, 2), np.float32), np.ones(2, np.float32), SINGLE))
+
+
+def apart(q: Any) -> Any:
+    """How far q is from the nearest orthogonal matrix, in the Frobenius norm."""
+    return norm(np.linalg.svd(q.astype(np.float64), compute_uv=False) - 1)
+
+
+@pytest.mark.parametrize("d", [1, 2, 16, 64])
+def test_householder_reflections_keep_the_bound(d: int) -> None:
+    """The singular values, in double precision, are known to within the bound of that."""
+    for seed in range(20):
+        q, _ = np.linalg.qr(np.random.default_rng((d, seed)).standard_normal((d, d)).astype(np.float32))
+        assert apart(q) <= orthonormal(d, SINGLE) + orthonormal(d, PRECISIONS["float64"])
+
+
+def test_gram_schmidt_does_not() -> None:
+    """Columns that are nearly the same: what is left of one after the others is mostly rounding."""
+    d = 16
+    x = (1 / (1 + np.add.outer(np.arange(d), np.arange(d)))).astype(np.float32)
+    for j in range(d):
+        x[:, j] -= x[:, :j] @ (x[:, :j].T @ x[:, j])
+        x[:, j] /= np.linalg.norm(x[:, j])
+    assert apart(x) > orthonormal(d, SINGLE)

@@ -1,0 +1,103 @@
+"""Our kernels of Performer: chunks change nothing, features are not kept, and the bound of the claims is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from assay.impl import performer as fast
+from assay.impl.kernel import claims_of
+from assay.kernels import keywords
+from assay.properties.judgement import QUICK, examine
+from assay.properties.performer import PERFORMER_ATTENTION, RANDOM_FEATURES
+from assay.runner import TorchSubject
+
+
+OPERATORS = {o.name: o for o in (RANDOM_FEATURES, PERFORMER_ATTENTION)}
+
+
+def quadratic(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, w: torch.Tensor, kind: str, causal: bool, eps: float
+) -> torch.Tensor:
+    """Every weight."""
+
+    def phi(x: torch.Tensor) -> torch.Tensor:
+        y = x * x.shape[-1] ** -0.25
+        root = (w.shape[0] * (2 if kind == "hyperbolic" else 1)) ** 0.5
+        return fast.random_features(y, w, kind=kind) * root + eps
+
+    weights = phi(q) @ phi(k).mT
+    weights = weights.tril() if causal else weights
+    return weights @ v / weights.sum(dim=-1, keepdim=True)
+
+
+def inputs(t: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(t)
+    shapes = ((2, 3, t, 8), (2, 3, t, 8), (2, 3, t, 5), (6, 8))
+    return [0.7 * torch.randn(*shape, generator=generator, dtype=dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize("t", [5, 64, 150, 1100])
+@pytest.mark.parametrize("kind", fast.KINDS)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("eps", [0.0, 0.01])
+def test_chunks_change_nothing(t: int, kind: str, causal: bool, eps: float) -> None:
+    one, two = ([x.requires_grad_() for x in inputs(t)] for _ in range(2))
+    out, wanted = fast.performer_attention(*one, kind=kind, causal=causal, eps=eps), quadratic(*two, kind, causal, eps)
+    g = torch.cos(torch.arange(out.numel(), dtype=out.dtype)).reshape(out.shape)
+    torch.testing.assert_close(out, wanted, rtol=1e-9, atol=1e-9)
+    for a, b in zip(torch.autograd.grad(out, one, g), torch.autograd.grad(wanted, two, g), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_nothing_is_kept_but_the_inputs(causal: bool) -> None:
+    given = [x.requires_grad_() for x in inputs(512, torch.float32)]
+    kept: list[int] = []
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        kept.append(x.numel())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        fast.performer_attention(*given, causal=causal)
+    assert sum(kept) == sum(x.numel() for x in given)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_large_exponents_neither_overflow_nor_vanish(causal: bool) -> None:
+    """|x|^2 / 2 beyond 88, and keys of very different exponents, early and late."""
+    q, k, v, w = inputs(200, torch.float32)
+    k = 20 * k * torch.linspace(0.2, 1, 200)[:, None]
+    out = fast.performer_attention(20 * q, k, v, w, causal=causal)
+    assert out.isfinite().all()
+    assert out.abs().max() <= v.abs().max() * (1 + 1e-5)
+
+
+def test_without_keys_there_is_nothing() -> None:
+    q, k = torch.ones(1, 1, 3, 4), torch.ones(1, 1, 0, 4)
+    assert not fast.performer_attention(q, k, torch.ones(1, 1, 0, 5), torch.ones(2, 4)).any()
+
+
+def test_wrong_arguments_are_refused() -> None:
+    q, k, w = torch.ones(1, 1, 2, 2), torch.ones(1, 1, 3, 2), torch.ones(4, 2)
+    with pytest.raises(ValueError, match="positive, trigonometric"):
+        fast.performer_attention(q, k, k, w, kind="negative")
+    with pytest.raises(ValueError, match="positive, trigonometric"):
+        fast.random_features(q, w, kind="negative")
+    with pytest.raises(ValueError, match="as many keys"):
+        fast.performer_attention(q, k, k, w, causal=True)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("function", [fast.random_features, fast.performer_attention], ids=lambda f: f.__name__)
+def test_kernels_keep_what_they_claim(function: Any, dtype: str) -> None:
+    claims = claims_of(function)
+    assert claims is not None
+    operator = OPERATORS[claims.operator]
+    subject = TorchSubject(function.__name__, function, claims, keywords(operator))
+    found = examine(operator, subject, dtype, effort=QUICK)
+    assert {r.property: r.message for r in found.results if r.verdict in ("fail", "error", "undecided")} == {}

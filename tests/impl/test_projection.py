@@ -1,0 +1,126 @@
+"""Our random projections are what they claim, and their features estimate the kernel with the error they should."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from assay.impl.performer import random_features
+from assay.impl.projection import random_projection
+from assay.kernels import resolve
+from assay.properties.projection import RANDOM_PROJECTION
+from assay.properties.statistics import bennett
+from assay.reference.projection import KINDS, Estimator, context
+
+
+ERROR = 1e-9
+"""The probability that a right kernel fails, over all estimators together."""
+
+
+def test_a_seed_means_the_same_rows_and_the_global_generator_is_left_alone() -> None:
+    before = torch.get_rng_state()
+    one, two, other = (random_projection(9, 4, seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("scaling", ["chi", "regularised"])
+@pytest.mark.parametrize(("r", "d"), [(1, 1), (3, 4), (4, 4), (9, 4)])
+def test_rows_of_a_block_are_orthogonal(r: int, d: int, scaling: str) -> None:
+    w = random_projection(r, d, scaling=scaling, seed=0, dtype=torch.float64)
+    product = w @ w.T
+    block = torch.arange(r) // d
+    within = (block[:, None] == block[None, :]) & ~torch.eye(r, dtype=torch.bool)
+    assert (product[within].abs() < 1e-12).all()
+    if scaling == "regularised":
+        torch.testing.assert_close(product.diag(), torch.full((r,), float(d), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float64, torch.bfloat16])
+def test_the_dtype_is_that_asked_for(dtype: torch.dtype | None) -> None:
+    assert random_projection(2, 3, seed=0, dtype=dtype).dtype == (dtype or torch.get_default_dtype())
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="chi, regularised"):
+        random_projection(2, 3, scaling="unit", seed=0)
+    with pytest.raises(ValueError, match="no projection"):
+        random_projection(2, 0, seed=0)
+
+
+def test_kernels_are_found() -> None:
+    (known,) = resolve("random_projection=assay.impl.projection:random_projection")
+    assert known.operator is RANDOM_PROJECTION
+
+
+# The error of estimating the kernel ----------------------------------------------------------------------------------
+
+
+@cache
+def moments(kind: str, r: int, d: int, orthogonal: bool, t: float) -> tuple[float, float, float]:
+    estimator, mp = Estimator(kind, r, d, orthogonal), context(160)
+    return tuple(float(f(t, mp)) for f in (estimator.mean, estimator.variance, estimator.spread_of_square))  # type: ignore[return-value]
+
+
+def p_values(r: int, d: int, orthogonal: bool, samples: int) -> list[float]:
+    """Of mean and mean squared error of <phi(x), phi(y)> for each kind, |x| = |y| = 1/2, x = y or at right angles."""
+    x = torch.zeros(1, d, dtype=torch.float64)
+    x[0, 0] = 0.5
+    aside = torch.zeros_like(x)
+    aside[0, -1] = 0.5
+    y = torch.cat([x, aside])
+    rows = [random_projection(r, d, orthogonal=orthogonal, seed=n, dtype=torch.float64) for n in range(samples)]
+    found = []
+    for kind in KINDS:
+        estimates = torch.stack(
+            [random_features(x, w, kind=kind) @ random_features(y, w, kind=kind).T for w in rows]
+        ).numpy()[:, 0]
+        for column, inner in ((0, 0.25), (1, 0.0)):
+            trigonometric = kind == "trigonometric"
+            t = 0.5 - 2 * inner if trigonometric else 0.5 + 2 * inner
+            if t == 0:  # x = y: no error at all
+                assert np.allclose(estimates[:, column], np.exp(inner), rtol=1e-12)
+                continue
+            mean, variance, spread = moments(kind, r, d, orthogonal, t)
+            own = estimates[:, column] * np.exp(-0.25 if trigonometric else 0.25)
+            low, high = (-1.0, 1.0) if trigonometric else (0.0, np.inf)
+            found.append(bennett(own, mean, variance, low, high))
+            square = (1 + abs(mean)) ** 2 if trigonometric else np.inf
+            found.append(bennett((own - mean) ** 2, variance, spread, 0.0, square))
+    return found
+
+
+def small(p: list[Any], tests: int) -> bool:
+    return min(p) * len(p) * tests <= ERROR
+
+
+@pytest.mark.parametrize(("r", "d"), [(1, 4), (4, 4), (7, 4), (16, 16)])
+@pytest.mark.parametrize("orthogonal", [True, False])
+def test_estimates_have_the_mean_and_the_error_of_the_closed_forms(r: int, d: int, orthogonal: bool) -> None:
+    assert not small(p_values(r, d, orthogonal, 1000), 8)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("d", [4, 16, 64])
+@pytest.mark.parametrize("orthogonal", [True, False])
+def test_estimates_have_the_mean_and_the_error_of_the_closed_forms_for_every_r(d: int, orthogonal: bool) -> None:
+    """r = 1 ... 4 d."""
+    assert not any(small(p_values(r, d, orthogonal, 2000), 6 * 4 * 64) for r in range(1, 4 * d + 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_test_of_the_error_tells_orthogonal_from_independent_rows(kind: str) -> None:
+    """Independent rows, held to the moments of orthogonal ones: many samples of d rows at |z|^2 = 4."""
+    d, t = 4, 4.0
+    rows = torch.randn(20000, d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    g = {"positive": torch.exp, "trigonometric": torch.cos, "hyperbolic": torch.cosh}[kind]
+    x = g(2 * rows[..., 0]).mean(dim=-1).numpy()
+    mean, variance, spread = moments(kind, d, d, True, t)
+    high = (1 + abs(mean)) ** 2 if kind == "trigonometric" else np.inf
+    seen = bennett((x - mean) ** 2, variance, spread, 0.0, high) <= ERROR
+    assert seen == (kind == "trigonometric")  # the tails of the others are too heavy for so small a difference
