@@ -34,6 +34,7 @@ MODULES = (
     "assay.impl.attention",
     "assay.impl.linear_attention",
     "assay.impl.contrastive",
+    "assay.impl.selective_scan",
     "assay.impl.triton.rope",
     "assay.impl.triton.linear_attention",
     "assay.impl.triton.contrastive",

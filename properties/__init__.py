@@ -7,9 +7,19 @@ from assay.properties.contract import Operator
 from assay.properties.contrastive import CLIP_LOSS, SIGLIP_LOSS
 from assay.properties.linear_attention import LINEAR_ATTENTION, UNNORMALIZED_ATTENTION
 from assay.properties.rope import ROPE
+from assay.properties.selective_scan import SELECTIVE_SCAN
 
 
 OPERATORS: dict[str, Operator] = {
-    o.name: o for o in (ROPE, SOFTMAX_ATTENTION, UNNORMALIZED_ATTENTION, LINEAR_ATTENTION, CLIP_LOSS, SIGLIP_LOSS)
+    o.name: o
+    for o in (
+        ROPE,
+        SOFTMAX_ATTENTION,
+        UNNORMALIZED_ATTENTION,
+        LINEAR_ATTENTION,
+        CLIP_LOSS,
+        SIGLIP_LOSS,
+        SELECTIVE_SCAN,
+    )
 }
 """The operators of assay, by name."""
