@@ -53,6 +53,8 @@ MODULES = (
     "assay.impl.adapters.lightning_attn",
     "assay.impl.adapters.open_clip",
     "assay.impl.adapters.pytorch_metric_learning",
+    "assay.impl.adapters.mambapy",
+    "assay.impl.adapters.accelerated_scan",
 )
 """Where the kernels known to assay are. Adding one is a line here."""
 

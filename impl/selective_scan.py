@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -177,7 +178,7 @@ def scan_(a: Tensor, x: Tensor, carry: Tensor, *, reverse: bool = False) -> tupl
     a, x = a.view(chunks, length, *a.shape[1:]), x.view(chunks, length, *x.shape[1:])
     decays, states = a.unbind(1), x.unbind(1)
     order = list(reversed(range(length)) if reverse else range(length))
-    for before, k in zip(order, order[1:], strict=False):
+    for before, k in pairwise(order):
         states[k].addcmul_(decays[k], states[before])
         decays[k].mul_(decays[before])
     ends, totals, carries = states[order[-1]], decays[order[-1]], torch.empty_like(x[:, 0])

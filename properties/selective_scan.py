@@ -31,7 +31,7 @@ def _structure(
     return Structure(given=tuple(name for name in ("D", "state") if supports(name) and draw(st.booleans())))
 
 
-# Regimes: A is negative and delta positive in all of them, as in Mamba. ------------------------------------------------
+# Regimes: A is negative and delta is not, in all of them, as in Mamba. --------------------------------------------
 
 
 def _steps(draw_steps: Callable[..., Values], draw_rates: Callable[..., Values]) -> Callable[..., dict[str, Values]]:
@@ -156,9 +156,10 @@ def _arrays(trial: Trial) -> tuple[Values, ...]:
     return tuple(trial.case.arguments[name] for name in ("u", "delta", "A", "B", "C"))
 
 
-def _without_state(trial: Trial) -> dict[str, Any]:
-    """The change of arguments that leaves out the state; nothing where there is none."""
-    return {} if trial.case.arguments.get("state") is None else {"state": None}
+def _without(trial: Trial, name: str) -> dict[str, Any]:
+    """The change of arguments that makes D or the state 0; nothing where there is none."""
+    x = trial.case.arguments.get(name)
+    return {} if x is None else {name: np.zeros_like(x)}
 
 
 def _few_bits(trial: Trial, shape: tuple[int, ...], number: int = 0) -> Values:
@@ -181,11 +182,11 @@ def _long_step(trial: Trial) -> Array | None:
     k = trial.case.seed % u.shape[-1]
     forgetting = np.array(delta)
     forgetting[..., k] = FORGETS
-    rates = trial.rounded(-1 - np.random.default_rng(trial.case.seed).random(A.shape))
+    rates = trial.rounded(np.asarray(-1 - np.random.default_rng(trial.case.seed).random(A.shape)))
     here = slice(k, k + 1)
     whole = trial.call(delta=forgetting, A=rates)
     cut = {"u": u[..., here], "delta": forgetting[..., here], "B": B[..., here], "C": C[..., here]}
-    return whole[..., here] - trial.call(**cut, A=rates, **_without_state(trial))
+    return whole[..., here] - trial.call(**cut, A=rates, **_without(trial, "state"))
 
 
 def _steps_add(trial: Trial) -> Array | None:
@@ -193,9 +194,9 @@ def _steps_add(trial: Trial) -> Array | None:
     state, (u, delta, _, B, C) = trial.case.arguments.get("state"), _arrays(trial)
     if state is None or u.shape[-1] < 2:
         return None
-    steps = trial.rounded(np.random.default_rng(trial.case.seed).integers(0, 5, delta.shape) / 4)
+    steps = trial.rounded(np.asarray(np.random.default_rng(trial.case.seed).integers(0, 5, delta.shape) / 4))
     nothing = np.zeros_like(u)
-    one = trial.rounded(steps.astype(np.float64).sum(axis=-1, keepdims=True))
+    one = trial.rounded(np.add.reduce(steps.astype(np.float64), axis=-1, keepdims=True))
     first = {"u": nothing[..., :1], "B": B[..., :1], "C": C[..., :1]}
     return trial.calls(u=nothing, delta=steps)[1] - trial.calls(**first, delta=one)[1]
 
@@ -206,7 +207,7 @@ def _no_decay(trial: Trial) -> Array | None:
     few = [_few_bits(trial, x.shape, number) for number, x in enumerate((u, delta, B, C))]
     values, steps, columns, rows = (x.astype(np.float64) for x in few)
     names = ("u", "delta", "B", "C")
-    changes = dict(zip(names, few, strict=True)) | _without_state(trial)
+    changes = dict(zip(names, few, strict=True)) | _without(trial, "state")
     y = trial.call(**changes, A=np.zeros_like(A))
     weights = np.einsum("bnk,bnj->bkj", rows, columns) * np.tri(u.shape[-1])
     exact = np.einsum("bkj,bdj->bdk", weights, steps * values)
@@ -218,19 +219,19 @@ def _no_decay(trial: Trial) -> Array | None:
 
 def _constant(trial: Trial) -> Array | None:
     """The same step, input and output everywhere: y of the input, one position late, is y one position late."""
-    u, delta, A, B, C = _arrays(trial)
+    u, delta, _, B, C = _arrays(trial)
     if u.shape[-1] < 2:
         return None
     same = {n: np.repeat(x[..., :1], u.shape[-1], axis=-1) for n, x in (("delta", delta), ("B", B), ("C", C))}
     late = np.concatenate([np.zeros_like(u[..., :1]), u[..., :-1]], axis=-1)
-    changes = same | _without_state(trial)
+    changes = same | _without(trial, "state")
     return trial.call(**changes, u=late)[..., 1:] - trial.call(**changes)[..., :-1]
 
 
 def _inputs_add(trial: Trial) -> Array | None:
     shape = _arrays(trial)[0].shape
     one, two = _few_bits(trial, shape), _few_bits(trial, shape, 1)
-    changes = _without_state(trial)
+    changes = _without(trial, "state")
     both = trial.call(**changes, u=trial.rounded(one.astype(np.float64) + two.astype(np.float64)))
     return both - trial.call(**changes, u=one) - trial.call(**changes, u=two)
 
@@ -242,7 +243,7 @@ def _states_add(trial: Trial) -> Array | None:
     if n < 2:
         return None
     cut = 1 + trial.case.seed % (n - 1)
-    skip = {} if trial.case.arguments.get("D") is None else {"D": None}
+    skip = _without(trial, "D")
 
     def part(which: slice) -> Array:
         own = {} if state is None else {"state": state[..., which]}
@@ -293,9 +294,7 @@ def _handed_over(trial: Trial) -> Array | None:
         return None
     cut = 1 + trial.case.seed % (t - 1)
     names = ("u", "delta", "B", "C")
-    first, second = (
-        {n: trial.case.arguments[n][..., part] for n in names} for part in (slice(cut), slice(cut, None))
-    )
+    first, second = ({n: trial.case.arguments[n][..., part] for n in names} for part in (slice(cut), slice(cut, None)))
     state = trial.calls(**first)[1]
     known = trial.rounded(state.parts[0])
     rest = trial.call(**second, state=known)
@@ -354,14 +353,18 @@ SELECTIVE_SCAN = Operator(
         Property("a_long_step_forgets", "delta_k A <= -1024: y_k is that of position k alone", _long_step),
         Property("steps_add", "u = 0: steps delta_1, ..., delta_t are one of their sum", _steps_add, ("state",)),
         Property(
-            "without_decay_it_is_linear_attention", "A = 0: y_k = sum_{j <= k} <C_k, B_j> delta_j u_j + D u_k", _no_decay
+            "without_decay_it_is_linear_attention",
+            "A = 0: y_k = sum_{j <= k} <C_k, B_j> delta_j u_j + D u_k",
+            _no_decay,
         ),
         Property("what_is_constant_commutes_with_time", "delta, B and C constant: a later u, a later y", _constant),
         Property("inputs_add", "without state: y(u + u') = y(u) + y(u')", _inputs_add),
         Property("states_add", "without D: y is the sum of that of some states and of that of the others", _states_add),
         Property("channels_are_apart", "a channel alone is what it is among others", _channels),
         Property("future_is_unseen", "whatever comes later, y keeps its bits", _future),
-        Property("state_is_handed_over", "the state after any number of positions stands for them", _handed_over, ("state",)),
+        Property(
+            "state_is_handed_over", "the state after any number of positions stands for them", _handed_over, ("state",)
+        ),
     ),
     source="A. Gu and T. Dao, Mamba, arXiv:2312.00752, section 3.2 and algorithm 2",
 )

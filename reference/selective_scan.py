@@ -20,16 +20,14 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from assay.reference.arithmetic.array import either, mixed
+from assay.reference.arithmetic.array import either, exactly, mixed
 
 
 Scan = Callable[[Any, Any, Any], Any]
 """(z[b, d, n, t], x[b, d, n, t], state[b, d, n] or None) -> the h[b, d, n, t] of h_k = exp(z_k) h_{k-1} + x_k."""
 
 
-def selective_scan(
-    u: Any, delta: Any, A: Any, B: Any, C: Any, *, D: Any = None, state: Any = None
-) -> tuple[Any, Any]:
+def selective_scan(u: Any, delta: Any, A: Any, B: Any, C: Any, *, D: Any = None, state: Any = None) -> tuple[Any, Any]:
     """y[b, d, t] and the last state[b, d, n], of u[b, d, t], delta[b, d, t], A[d, n], B[b, n, t], C[b, n, t], D[d].
 
     Error: none in exact arithmetic. Raises: ValueError for shapes that do not fit each other.
@@ -57,17 +55,18 @@ def form(scan: Scan) -> Callable[..., tuple[Any, Any]]:
 
 
 def sequential(z: Any, x: Any, state: Any) -> Any:
-    """One position after the other."""
+    """One position after the other. Where there is no state before, kernels multiply one of zeros."""
     xp = array_namespace(z)
-    a, h, states = xp.exp(z), state, []
+    a, states = xp.exp(z), []
+    h = xp.zeros(z.shape[:-1], dtype=z.dtype) if state is None else state
     for k in range(z.shape[-1]):
-        h = x[..., k] if h is None else a[..., k] * h + x[..., k]
+        h = a[..., k] * h + x[..., k]
         states.append(h)
     return xp.stack(states, axis=-1) if states else x
 
 
 def associative(z: Any, x: Any, state: Any) -> Any:
-    """Pairs (decay, state) of neighbouring stretches are joined, (p, h) and (p', h') to (p' p, p' h + h'), in any order.
+    """Pairs (decay, state) of neighbouring stretches are joined, (p, h), (p', h') to (p' p, p' h + h'), in any order.
 
     Whatever the order is, what entered at j has k - j + 1 decays among its factors, each computed and multiplied once,
     and is one of the terms of a sum. So the bound is that of the products of decays, and of their sum in any order. A
@@ -77,8 +76,8 @@ def associative(z: Any, x: Any, state: Any) -> Any:
 
 
 def chunked(z: Any, x: Any, state: Any) -> Any:
-    """Within a chunk, of whatever length, decays are exponentials of differences of cumulative sums; across chunks, they
-    are multiplied.
+    """Within a chunk of whatever length, decays are exponentials of differences of cumulative sums; across chunks,
+    they are multiplied.
 
     A difference of two sums is off by a roundoff of the sums, however small it is: where much has decayed before, the
     decay that follows is known badly. The sums are longest where the chunk is the whole sequence. Where there are
@@ -134,14 +133,17 @@ def _padded(x: Any, before: int, after: int) -> Any:
 
 
 def differences(z: Any) -> Any:
-    """The same decays as exponentials of differences of sums of z; that of no position is 1, without a difference."""
+    """The same decays as exponentials of differences of sums of z. That of no position is 1, as a sum less itself is 0;
+    but both are differentiated, and what belongs to them cancels with a rounding."""
     xp, t = array_namespace(z), z.shape[-1]
     k, j = xp.arange(t)[:, None], xp.arange(t + 1)[None, :]
     terms = xp.expand_dims(z, axis=-2)
     to = xp.sum(xp.where(xp.arange(t)[None, :] <= k, terms, xp.zeros_like(terms)), axis=-1)
     before = _padded(to, 1, 0)
     exponent = to[..., :, None] - before[..., None, :]
-    decay = xp.exp(xp.where(j <= k, exponent, xp.zeros_like(exponent)))
+    zero = xp.zeros_like(exponent)
+    exponent = xp.where(j == k + 1, exactly(exponent, zero), xp.where(j <= k, exponent, zero))
+    decay = xp.exp(exponent)
     return xp.where(j <= k + 1, decay, xp.zeros_like(decay))
 
 
@@ -188,9 +190,7 @@ def check(u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, state: Any) -> Non
             raise ValueError(f"{name} must have the shape {list(wanted[name])}, not {list(x.shape)}")
 
 
-def _scanned(
-    scan: Scan, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, state: Any
-) -> tuple[Any, Any]:
+def _scanned(scan: Scan, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, state: Any) -> tuple[Any, Any]:
     check(u, delta, A, B, C, D, state)
     h = scan(*exponents_and_inputs(u, delta, A, B), state)
     y = read(h, C)
@@ -206,7 +206,7 @@ def backward(
     """The gradients of u, delta, A, B, C, and of D and the state where they are given.
 
         G_k = C_k dy_k + exp(z_{k+1}) G_{k+1}, with the cotangent of the last state added to the last,
-        dz_k = G_k exp(z_k) h_{k-1},   ddelta = sum_n dz A + sum_n G B u,   dA = sum_bt dz delta,   dB = sum_d G delta u,
+        dz_k = G_k exp(z_k) h_{k-1},   ddelta = sum_n (dz A + G B u),   dA = sum_bt dz delta,   dB = sum_d G delta u,
         du = sum_n G delta B + D dy,   dC = sum_d h dy,   dD = sum_bt u dy,   dstate = exp(z_0) G_0
 
     Both recurrences in any order, each sum too.
