@@ -35,6 +35,7 @@ MODULES = (
     "assay.impl.linear_attention",
     "assay.impl.contrastive",
     "assay.impl.selective_scan",
+    "assay.impl.discretize",
     "assay.impl.triton.rope",
     "assay.impl.triton.linear_attention",
     "assay.impl.triton.contrastive",
@@ -54,6 +55,7 @@ MODULES = (
     "assay.impl.adapters.open_clip",
     "assay.impl.adapters.pytorch_metric_learning",
     "assay.impl.adapters.mambapy",
+    "assay.impl.adapters.scipy",
     "assay.impl.adapters.accelerated_scan",
 )
 """Where the kernels known to assay are. Adding one is a line here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from assay.properties.attention import SOFTMAX_ATTENTION
 from assay.properties.contract import Operator
 from assay.properties.contrastive import CLIP_LOSS, SIGLIP_LOSS
+from assay.properties.discretize import DISCRETIZE
 from assay.properties.linear_attention import LINEAR_ATTENTION, UNNORMALIZED_ATTENTION
 from assay.properties.rope import ROPE
 from assay.properties.selective_scan import SELECTIVE_SCAN
@@ -20,6 +21,7 @@ OPERATORS: dict[str, Operator] = {
         CLIP_LOSS,
         SIGLIP_LOSS,
         SELECTIVE_SCAN,
+        DISCRETIZE,
     )
 }
 """The operators of assay, by name."""
