@@ -17,7 +17,7 @@ from assay.reference.arithmetic.linear import expm, identity
 from assay.reference.arithmetic.precision import Format
 
 
-LARGEST = 8
+LARGEST = 6
 """States of a case: nobody works on them in blocks."""
 EXPONENTIAL = {"method": ("zoh", "mamba")}
 FIXED = {"method": ("bilinear", "euler", "backward", "gbt", "zoh")}

@@ -30,14 +30,15 @@ from array_api_compat import array_namespace
 from assay.reference.arithmetic.adjoint import Adjoint, Node
 from assay.reference.arithmetic.array import Arithmetic, Array, Part
 from assay.reference.arithmetic.bounded import Bounded
+from assay.reference.arithmetic.formatted import Formatted
 from assay.reference.arithmetic.normwise import eliminated, gamma
-from assay.reference.arithmetic.objects import Ball
+from assay.reference.arithmetic.objects import Ball, Exact
 
 
 REACHES = ((1, 2), (4, 1))
 """The norms to which a matrix is scaled, as ratios."""
-TERMS = 48
-"""Of the series: 4**48 / 48! is below 2**-100."""
+SPARE = 4
+"""By so many bits is what is left out of a series below a roundoff."""
 
 
 def solve(a: Any, b: Any) -> Any:
@@ -70,12 +71,24 @@ def squared(a: Any, reach: tuple[int, int]) -> Any:
     squarings = max(0, int(np.ceil(np.log2(norm * reach[1] / reach[0])))) if norm else 0
     scaled = a / 2**squarings if squarings < 60 else a / 2**59 / 2 ** (squarings - 59)
     term = total = identity(xp, n, a)
-    for k in range(1, TERMS if reach[0] > 1 else TERMS // 2):
+    for k in range(1, _terms(a, reach) + 1):
         term = term @ scaled / k
         total = total + term
     for _ in range(squarings):
         total = total @ total
     return total
+
+
+def _terms(a: Any, reach: tuple[int, int]) -> int:
+    """As many terms of the series as the numbers have digits for."""
+    bits = 64
+    if isinstance(a, Array) and isinstance(a.xp, Formatted | Exact):
+        bits = a.xp.format.bits if isinstance(a.xp, Formatted) else a.xp.bits
+    k, left = 0, 0.0
+    while left > -bits - SPARE or k < 2:
+        k += 1
+        left += float(np.log2(reach[0] / reach[1] / k))
+    return k
 
 
 # Systems -------------------------------------------------------------------------------------------------------------
@@ -130,6 +143,7 @@ def _(xp: Bounded, a: Array, b: Array) -> Array:
     (left, ea), (right, eb) = (xp.certain(x).parts for x in (a, b))
     n, loss = len(left), xp.format.normal if xp.precision.flushes else float(xp.loss)
     growth, inverse = eliminated(left)
+    growth = np.maximum(growth, eliminated(left.T)[0].T)  # a kernel may have factors of the transpose at hand
     x, size = inverse @ right, np.abs(inverse)
     largest = growth.max(initial=0)
     lost = 3 * n * loss * (1 + largest)

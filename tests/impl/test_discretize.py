@@ -24,7 +24,9 @@ def test_the_exponential_at_every_norm(norm: float, dtype: torch.dtype) -> None:
     a = a - a.mT
     a = (a * norm / a.abs().sum(dim=-1).max()).to(dtype)
     (exact,) = evaluate(lambda a: expm(a), Ball(113), {"a": a.numpy()})
-    off = exponential(a).double() - torch.tensor([[float(x) for x in row] for row in exact.parts[0]])
+    off = exponential(a).double() - torch.tensor(
+        [[float(x) for x in row] for row in exact.parts[0]], dtype=torch.float64
+    )
     assert off.abs().max() <= 8 * (1 + norm) * torch.finfo(dtype).eps
 
 
