@@ -6,7 +6,7 @@ The exponential is Taylor's series, scaled and squared. (torch.linalg.matrix_exp
 wrong coefficients from the fifth power on where the norm is below 0.05 in float64 and 0.6 in float32.)
 
 Error: within the derived bound: float32 at least, systems solved by elimination, one rounding at the end.
-Source: A. Gu et al., HiPPO, arXiv:2008.07669, section 2.4; C. Van Loan, IEEE Trans. Automatic Control 23 (1978);
+Source: A. Gu et al., HiPPO, arXiv:2008.07669, appendix B.3; C. Van Loan, IEEE Trans. Automatic Control 23 (1978);
 N. J. Higham, Functions of Matrices, section 10.3, for scaling and squaring.
 """
 

@@ -232,5 +232,5 @@ DISCRETIZE = Operator(
         Property("a_step_is_taken_back", "Ab(A, alpha) Ab(-A, 1 - alpha) = I", _turned, about=TURNED),
         Property("half_steps_compose", "Ab(dt) = Ab(dt / 2)**2", _halves, about=EXPONENTIAL),
     ),
-    source="A. Gu et al., HiPPO, arXiv:2008.07669, section 2.4 and appendix B.3",
+    source="A. Gu et al., HiPPO, arXiv:2008.07669, appendix B.3",
 )

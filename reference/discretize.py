@@ -9,7 +9,7 @@ The exponential of the block matrix is A**-1 (exp(dt A) - I) B wherever A has an
 
 Axes: n state.
 
-Source: A. Gu et al., HiPPO, arXiv:2008.07669, section 2.4 and appendix B.3 (gbt, after G. Zhang et al., 2007);
+Source: A. Gu et al., HiPPO, arXiv:2008.07669, appendix B.3 (gbt, after G. Zhang et al., 2007);
 C. Van Loan, IEEE Trans. Automatic Control 23 (1978), for the block matrix; arXiv:2312.00752, section 3.2, for Mamba.
 """
 
