@@ -91,7 +91,7 @@ class _Scan(torch.autograd.Function):
             _put(y, start, stop, read if D is None else read.addcmul_(values, D.to(wide)))
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(u, delta, A, B, C, D, state, *starts)
-        return y, now.mT.to(u.dtype)
+        return y, now.mT.to(u.dtype, copy=True)
 
     @staticmethod
     @once_differentiable
@@ -169,7 +169,7 @@ def scan_(a: Tensor, x: Tensor, carry: Tensor, *, reverse: bool = False) -> tupl
     if chunks == 1:
         for k in reversed(range(t)) if reverse else range(t):
             carry = x[k].addcmul_(a[k], carry)
-        return x, carry
+        return x, carry.clone()  # a part of x would keep all of it alive
     length = -(-t // chunks)
     padding = chunks * length - t
     if padding:  # a decay of 1 and no input leave a state as it is

@@ -57,6 +57,7 @@ def test_without_positions_there_is_nothing_but_the_state() -> None:
     y, state = plain.selective_scan(**given)
     assert y.shape == (2, 3, 0)
     assert torch.equal(state, given["state"])
+    assert state.data_ptr() != given["state"].data_ptr()
 
 
 def test_decays_from_1_to_0_keep_their_digits() -> None:
@@ -70,21 +71,22 @@ def test_decays_from_1_to_0_keep_their_digits() -> None:
     assert ((y - wide).abs() <= 2.0**-18 * wide.abs().cummax(dim=-1).values).all()
 
 
-def test_memory_grows_no_faster_than_the_sequence() -> None:
-    """What is saved for the backward, beside the inputs, is a state for each block."""
-    t, d, n = 2048, 64, 16
+@pytest.mark.parametrize(("t", "d"), [(2048, 64), (512, 256)], ids=["chunks side by side", "one chunk"])
+def test_memory_grows_no_faster_than_the_sequence(t: int, d: int) -> None:
+    """What is kept alive for the backward, beside the inputs, is a state for each block."""
+    n = 16
     given = [torch.rand(1, d, t), torch.rand(1, d, t), -torch.rand(d, n), torch.rand(1, n, t), torch.rand(1, n, t)]
     saved: list[int] = []
 
     def keep(x: torch.Tensor) -> torch.Tensor:
-        saved.append(x.numel())
+        saved.append(x.untyped_storage().nbytes() // x.itemsize)
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         plain.selective_scan(*(x.requires_grad_() for x in given))
     states = sum(saved) - sum(x.numel() for x in given)
     assert states == d * n * -(-t // (plain.BLOCK // (d * n)))
-    assert states < d * t / 4
+    assert states < d * n * t / 16
 
 
 @pytest.mark.parametrize("name", ["delta", "A", "B", "C", "D", "state"])
