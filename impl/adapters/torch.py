@@ -1,4 +1,4 @@
-"""torch: `scaled_dot_product_attention`, each backend by itself, and `flex_attention`, not compiled.
+"""torch: `scaled_dot_product_attention`, each backend by itself, `flex_attention`, not compiled, and `matrix_exp`.
 
 `is_causal` is aligned top-left; it excludes `attn_mask`. A mask of numbers has the dtype of the query. A backend that
 cannot run on what it is given raises a RuntimeError that names it: not covered.

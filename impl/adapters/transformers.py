@@ -297,7 +297,7 @@ def clip(image: torch.Tensor, text: torch.Tensor, *, scale: float | torch.Tensor
 # Scans -------------------------------------------------------------------------------------------------------------
 
 
-@kernel("selective_scan", form="sequential", precision="float32", dtypes=("float32",), requires=("transformers",))
+@kernel("selective_scan", form="sequential", dtypes=("float64", "float32"), requires=("transformers",))
 def mamba(
     u: torch.Tensor,
     delta: torch.Tensor,
@@ -307,5 +307,8 @@ def mamba(
     *,
     D: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`mamba_selective_scan`, the path without CUDA: one position after the other, from a state of 0."""
+    """`mamba_selective_scan`, the path without CUDA: one position after the other, from a state of 0.
+
+    B and u pass through float32 on the way, whatever their dtype is.
+    """
     return _modeling("mamba").mamba_selective_scan(u, delta, A, B, C, D, return_last_state=True)
