@@ -36,6 +36,8 @@ MODULES = (
     "assay.impl.performer",
     "assay.impl.projection",
     "assay.impl.contrastive",
+    "assay.impl.selective_scan",
+    "assay.impl.discretize",
     "assay.impl.triton.rope",
     "assay.impl.triton.linear_attention",
     "assay.impl.triton.contrastive",
@@ -54,6 +56,9 @@ MODULES = (
     "assay.impl.adapters.lightning_attn",
     "assay.impl.adapters.open_clip",
     "assay.impl.adapters.pytorch_metric_learning",
+    "assay.impl.adapters.mambapy",
+    "assay.impl.adapters.scipy",
+    "assay.impl.adapters.accelerated_scan",
 )
 """Where the kernels known to assay are. Adding one is a line here."""
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from assay.properties.attention import SOFTMAX_ATTENTION
 from assay.properties.contract import Operator
 from assay.properties.contrastive import CLIP_LOSS, SIGLIP_LOSS
+from assay.properties.discretize import DISCRETIZE
 from assay.properties.linear_attention import LINEAR_ATTENTION, UNNORMALIZED_ATTENTION
 from assay.properties.performer import PERFORMER_ATTENTION, RANDOM_FEATURES
 from assay.properties.projection import RANDOM_PROJECTION
 from assay.properties.rope import ROPE
+from assay.properties.selective_scan import SELECTIVE_SCAN
 
 
 OPERATORS: dict[str, Operator] = {
@@ -23,6 +25,8 @@ OPERATORS: dict[str, Operator] = {
         PERFORMER_ATTENTION,
         CLIP_LOSS,
         SIGLIP_LOSS,
+        SELECTIVE_SCAN,
+        DISCRETIZE,
     )
 }
 """The operators of assay, by name."""

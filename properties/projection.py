@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from assay.properties.contract import Operator, Property, Statistic
 from assay.properties.drawing import Values
@@ -97,6 +96,8 @@ def _coordinate(d: int) -> Callable[[Values], Values]:
     """The distribution function of a coordinate of a uniform direction."""
 
     def cdf(x: Values) -> Values:
+        from scipy import special  # late: nobody else waits for it
+
         x = np.clip(x, -1, 1)
         return (1 + np.sign(x) * special.betainc(0.5, (d - 1) / 2, x * x)) / 2
 
@@ -105,7 +106,13 @@ def _coordinate(d: int) -> Callable[[Values], Values]:
 
 def _length(d: int) -> Callable[[Values], Values]:
     """The distribution function of the length of d normal numbers."""
-    return lambda x: special.gammainc(d / 2, np.square(np.maximum(x, 0)) / 2)
+
+    def cdf(x: Values) -> Values:
+        from scipy import special
+
+        return np.asarray(special.gammainc(d / 2, np.square(np.maximum(x, 0)) / 2))
+
+    return cdf
 
 
 def _away(x: Values, d: int) -> Values:

@@ -1,4 +1,4 @@
-"""torch: `scaled_dot_product_attention`, each backend by itself, and `flex_attention`, not compiled.
+"""torch: `scaled_dot_product_attention`, each backend by itself, `flex_attention`, not compiled, and `matrix_exp`.
 
 `is_causal` is aligned top-left; it excludes `attn_mask`. A mask of numbers has the dtype of the query. A backend that
 cannot run on what it is given raises a RuntimeError that names it: not covered.
@@ -111,3 +111,20 @@ def flex(
         return out
     assert aux.lse is not None
     return out, aux.lse.to(q.dtype)
+
+
+@kernel("discretize", dtypes=("float64", "float32"))
+def matrix_exp(
+    A: torch.Tensor, B: torch.Tensor, *, dt: float | torch.Tensor, method: str = "bilinear"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`torch.linalg.matrix_exp` of dt A, or of the block matrix with dt B."""
+    import torch
+
+    n = len(B)
+    if method == "mamba":
+        return torch.linalg.matrix_exp(dt * A), dt * B
+    if method != "zoh":
+        raise NotImplementedError("is an exponential")
+    both = torch.nn.functional.pad(torch.cat((A, B[:, None]), dim=1), (0, 0, 0, 1))
+    found = torch.linalg.matrix_exp(dt * both)[:n]
+    return found[:, :n].clone(), found[:, n].clone()

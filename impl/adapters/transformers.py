@@ -292,3 +292,23 @@ def clip(image: torch.Tensor, text: torch.Tensor, *, scale: float | torch.Tensor
 
     logits_per_text = torch.matmul(text, image.t()) * scale
     return _modeling("clip").image_text_contrastive_loss(logits_per_text)
+
+
+# Scans -------------------------------------------------------------------------------------------------------------
+
+
+@kernel("selective_scan", form="sequential", dtypes=("float64", "float32"), requires=("transformers",))
+def mamba(
+    u: torch.Tensor,
+    delta: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    *,
+    D: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`mamba_selective_scan`, the path without CUDA: one position after the other, from a state of 0.
+
+    B and u pass through float32 on the way, whatever their dtype is.
+    """
+    return _modeling("mamba").mamba_selective_scan(u, delta, A, B, C, D, return_last_state=True)

@@ -157,6 +157,10 @@ class Adjoint(Arithmetic):
         x = self._node(x)
         return self.record(x.value.xp.scaled(x.value), (x, lambda g: g.xp.scaled(g)))
 
+    def exactly(self, x: Array, value: Array) -> Node:
+        x = self._node(x)
+        return self.record(x.value.xp.exactly(x.value, self._node(value).value), (x, lambda g: g))
+
     def vanishes(self, x: Array) -> Mask:
         value = self._node(x).value
         return value.xp.vanishes(value)

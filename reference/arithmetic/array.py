@@ -232,6 +232,10 @@ class Arithmetic(ABC):
         """x, which kernels may carry with another factor, and without it later on: one rounding more."""
         return x
 
+    def exactly(self, x: Array, value: Array) -> Array:
+        """`value`, which x comes to whatever was rounded in it; differentiated as x is."""
+        return value
+
     def vanishes(self, x: Array) -> Mask:
         """Which numbers are known to be 0. Never raises: what is divided by a number that may be 0 is not known."""
         return self.compare("equal", x, self.zeros(()))
@@ -461,6 +465,11 @@ def mixed(x: Any, *ways: Callable[[], Any]) -> Any:
 def scaled(x: Any) -> Any:
     """Mark what kernels may multiply by a factor that others apply to the result: one rounding more."""
     return x.xp.scaled(x) if isinstance(x, Array) else x
+
+
+def exactly(x: Any, value: Any) -> Any:
+    """Mark what x comes to whatever was rounded in it, as a number less itself is 0. It is differentiated as x is."""
+    return x.xp.exactly(x, value) if isinstance(x, Array) else value
 
 
 def vanishes(x: Any) -> Any:

@@ -60,7 +60,7 @@ def solve(a: Part, b: Part, precision: Precision) -> Part:
     a, b = a.astype(EXTENDED), b.astype(EXTENDED)
     n = len(a)
     with np.errstate(all="ignore"):
-        growth, inverse = _eliminated(a)
+        growth, inverse = eliminated(a)
     c = gamma(3 * n, precision) * (np.abs(inverse) @ growth).sum(axis=-1).max(initial=0)
     return np.asarray(c / (1 - c) * np.abs(inverse @ b).max(initial=0) if c < 1 else np.inf)
 
@@ -109,7 +109,7 @@ def _wide(x: Part) -> Part:
     return np.abs(x.astype(np.clongdouble if np.iscomplexobj(x) else EXTENDED))
 
 
-def _eliminated(a: Part) -> tuple[Part, Part]:
+def eliminated(a: Part) -> tuple[Part, Part]:
     """P' |L| |U| and the inverse of a[n, n], in extended precision, pivots chosen by size."""
     n = len(a)
     work, lower, order = (

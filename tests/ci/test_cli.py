@@ -80,7 +80,7 @@ def test_a_kernel_that_raises_does_not_stop_the_others() -> None:
         ("rope=no.such.module:f", "there is no module no.such.module"),
         (f"rope={KERNELS}:nothing", "has no function 'nothing'"),
         (f"rope={KERNELS}:torch", "is not a function"),
-        (f"hope={KERNELS}:right", "there is no operator 'hope'; known here: clip_loss, linear_attention, performer"),
+        (f"hope={KERNELS}:right", "there is no operator 'hope'; known here: clip_loss, "),
         (f"rope={KERNELS}", "names no function"),
         (f"{KERNELS}:right", "claims no operator"),
         ("rope=impl.rope:rope", "write assay.impl.rope"),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from assay.reference.arithmetic.adjoint import Adjoint
-from assay.reference.arithmetic.array import UNARY, Array, Uncertain
+from assay.reference.arithmetic.array import UNARY, Array, Uncertain, exactly
 from assay.reference.arithmetic.bounded import Bounded
 from assay.reference.arithmetic.objects import Ball, Exact, enclosure
 from assay.reference.arithmetic.oracle import differentiate, evaluate, oracle
@@ -162,6 +162,7 @@ SMOOTH = {
     "moved": lambda x, y: x.xp.concat([x[..., ::2], y.xp.roll(y, 1, axis=-1)], axis=-1) * 3,
     "scores": lambda x, y: x @ y.mT,
     "chosen": lambda x, y: x.xp.where(x < y, x * y, x.xp.maximum(x, 0 * y)),
+    "exactly": lambda x, y: exactly(x * y, y * x) * x,
 }
 
 

@@ -1,0 +1,108 @@
+"""The selective scan in torch: however positions are cut into blocks and chunks, states are the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from assay.impl import selective_scan as plain
+from assay.impl.kernel import claims_of
+from assay.kernels import keywords
+from assay.properties.judgement import QUICK, examine
+from assay.properties.selective_scan import SELECTIVE_SCAN
+from assay.runner import TorchSubject
+from tests import selective_scan_kernels as kernels
+
+
+def arguments(t: int, *, b: int = 2, d: int = 3, n: int = 2) -> dict[str, torch.Tensor]:
+    made = torch.Generator().manual_seed(t)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=made, dtype=torch.float64).requires_grad_()
+
+    rates = (-torch.rand(d, n, generator=made, dtype=torch.float64)).requires_grad_()
+    steps = torch.rand(b, d, t, generator=made, dtype=torch.float64).requires_grad_()
+    rows = {"B": drawn(b, n, t), "C": drawn(b, n, t), "D": drawn(d), "state": drawn(b, d, n)}
+    return {"u": drawn(b, d, t), "delta": steps, "A": rates, **rows}
+
+
+def differentiated(function: Any, given: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    given = dict(given)
+    first = [given.pop(name) for name in ("u", "delta", "A", "B", "C")]
+    y, state = function(*first, **given)
+    made = torch.Generator().manual_seed(0)
+    cotangents = [torch.randn(x.shape, generator=made, dtype=torch.float64) for x in (y, state)]
+    return y, state, *torch.autograd.grad((y, state), [*first, *given.values()], cotangents)
+
+
+@pytest.mark.parametrize("row", [1, 64, 1 << 12])
+@pytest.mark.parametrize("length", [1, 5, 16, 100])
+@pytest.mark.parametrize("t", [1, 4, 33])
+def test_blocks_and_chunks_change_nothing(t: int, length: int, row: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs, state and gradients, against the plain loop in float64."""
+    monkeypatch.setattr(plain, "SHORTEST", length)
+    monkeypatch.setattr(plain, "BLOCK", 1)
+    monkeypatch.setattr(plain, "ROW", row)
+    given = arguments(t)
+    for got, want in zip(
+        differentiated(plain.selective_scan, given), differentiated(kernels.steps, given), strict=True
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
+def test_without_positions_there_is_nothing_but_the_state() -> None:
+    given = {name: x.detach() for name, x in arguments(0).items()}
+    y, state = plain.selective_scan(**given)
+    assert y.shape == (2, 3, 0)
+    assert torch.equal(state, given["state"])
+    assert state.data_ptr() != given["state"].data_ptr()
+
+
+def test_decays_from_1_to_0_keep_their_digits() -> None:
+    """exp(-1e-7) and exp(-1e4) beside each other, over 4,096 positions, against float64."""
+    t = 4096
+    delta = torch.tensor([1e-7, 1e-3, 1e4]).repeat(t // 3 + 1)[:t].expand(1, 2, t).contiguous()
+    u, B, C = (torch.randn(1, n, t, generator=torch.Generator().manual_seed(n)) for n in (2, 3, 3))
+    A = -torch.tensor([[1.0, 2, 3], [1, 1, 1]])
+    wide, _ = kernels.steps(*(x.double() for x in (u, delta, A, B, C)))
+    y, _ = plain.selective_scan(u, delta, A, B, C)
+    assert ((y - wide).abs() <= 2.0**-18 * wide.abs().cummax(dim=-1).values).all()
+
+
+@pytest.mark.parametrize(("t", "d"), [(2048, 64), (512, 256)], ids=["chunks side by side", "one chunk"])
+def test_memory_grows_no_faster_than_the_sequence(t: int, d: int) -> None:
+    """What is kept alive for the backward, beside the inputs, is a state for each block."""
+    n = 16
+    given = [torch.rand(1, d, t), torch.rand(1, d, t), -torch.rand(d, n), torch.rand(1, n, t), torch.rand(1, n, t)]
+    saved: list[int] = []
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        saved.append(x.untyped_storage().nbytes() // x.itemsize)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        plain.selective_scan(*(x.requires_grad_() for x in given))
+    states = sum(saved) - sum(x.numel() for x in given)
+    assert states == d * n * -(-t // (plain.BLOCK // (d * n)))
+    assert states < d * n * t / 16
+
+
+@pytest.mark.parametrize("name", ["delta", "A", "B", "C", "D", "state"])
+def test_wrong_arguments_are_refused(name: str) -> None:
+    given = {n: x.detach() for n, x in arguments(3).items()}
+    with pytest.raises(ValueError, match=f"{name} must have the shape"):
+        plain.selective_scan(**{**given, name: torch.ones(7, 7)})
+    with pytest.raises(TypeError, match=name):
+        plain.selective_scan(**{**given, name: given[name].long()})
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+def test_the_kernel_keeps_what_it_claims(dtype: str) -> None:
+    claims = claims_of(plain.selective_scan)
+    assert claims is not None
+    subject = TorchSubject("ours", plain.selective_scan, claims, keywords(SELECTIVE_SCAN))
+    found = examine(SELECTIVE_SCAN, subject, dtype, effort=QUICK)
+    assert {r.property: r.message for r in found.results if r.verdict in ("fail", "error", "undecided")} == {}

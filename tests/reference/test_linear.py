@@ -1,0 +1,115 @@
+"""Linear systems and exponentials of matrices: the arithmetics agree, and solvers of others keep the bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from assay.reference.arithmetic.bounded import Bounded
+from assay.reference.arithmetic.linear import expm, identity, solve
+from assay.reference.arithmetic.objects import Ball, Exact
+from assay.reference.arithmetic.oracle import differentiate, evaluate, oracle
+from assay.reference.arithmetic.precision import PRECISIONS
+from assay.reference.arithmetic.rounded import Rounded
+
+
+SINGLE = PRECISIONS["float32"]
+
+
+def exponential(a: Any) -> Any:
+    return expm(a)
+
+
+def matrices(seed: int, n: int, size: float) -> dict[str, Any]:
+    random = np.random.default_rng(seed)
+    a = random.standard_normal((n, n))
+    return {"a": (a * size / np.abs(a).sum(axis=-1).max()).astype(np.float32)}
+
+
+def system(seed: int, n: int, m: int = 2) -> dict[str, Any]:
+    random = np.random.default_rng(seed)
+    return {
+        "a": random.standard_normal((n, n)).astype(np.float32),
+        "b": random.standard_normal((n, m)).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_elimination_over_mpmath_is_that_over_balls(n: int) -> None:
+    for seed in range(5):
+        given = system(seed, n)
+        (exact,), (ball,) = (evaluate(solve, xp, given) for xp in (Exact(200), Ball(300)))
+        for x, y in zip(exact.parts[0].ravel(), ball.parts[0].ravel(), strict=True):
+            assert abs(float(x) - float(y)) <= 1e-15 * abs(float(y))
+
+
+@pytest.mark.parametrize("size", [0.01, 1, 30])
+def test_the_series_over_mpmath_is_the_exponential_over_balls(size: float) -> None:
+    for seed in range(3):
+        given = matrices(seed, 4, size)
+        (exact,), (ball,) = (evaluate(exponential, xp, given) for xp in (Exact(200), Ball(300)))
+        for x, y in zip(exact.parts[0].ravel(), ball.parts[0].ravel(), strict=True):
+            assert abs(float(x) - float(y)) <= 1e-15 * abs(float(y))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+def test_solvers_of_others_keep_the_bound_element_by_element(n: int) -> None:
+    """By elimination; and zeros are rejected."""
+    rejected = 0
+    for seed in range(30):
+        given = system(seed, n)
+        (bound,) = evaluate(solve, Bounded(SINGLE), given)
+        (exact,) = oracle(solve, given, [bound.parts[1]])
+        tensors = [torch.from_numpy(x) for x in given.values()]
+        (own,) = evaluate(solve, Rounded(SINGLE), given)
+        for got in (np.linalg.solve(**given), torch.linalg.solve(*tensors).numpy(), own.parts[0]):
+            assert (np.abs(got - exact.midpoint) <= bound.parts[1] + exact.radius).all()
+        rejected += bool((np.abs(exact.midpoint) > bound.parts[1]).any())
+    assert rejected > 20
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.03, 0.3, 1.0, 3.0, 20.0])
+def test_exponentials_of_others_keep_the_bound(size: float) -> None:
+    """torch's, of several matrices at once; and the series, rounded."""
+    for seed in range(10):
+        given = matrices(seed, 4, size)
+        (bound,) = evaluate(exponential, Bounded(SINGLE), given)
+        (exact,) = oracle(exponential, given, [bound.parts[1]])
+        pair = torch.from_numpy(given["a"]).expand(2, 4, 4)
+        (own,) = evaluate(exponential, Rounded(SINGLE), given)
+        for got in (torch.linalg.matrix_exp(pair)[0].numpy(), own.parts[0]):
+            assert (np.abs(got - exact.midpoint) <= bound.parts[1] + exact.radius).all()
+        assert (np.abs(exact.midpoint - np.eye(4)) > bound.parts[1]).any()
+
+
+@pytest.mark.parametrize("function", [solve, exponential])
+def test_derivatives_are_the_limits_of_difference_quotients(function: Any) -> None:
+    given = system(0, 3) if function is solve else matrices(0, 3, 2)
+    below, small = Exact(600), 2.0**-60
+    weight = np.arange(1, 1 + given[next(reversed(given))].size).reshape(given[next(reversed(given))].shape)
+    found = differentiate(function, below, given, [weight], list(given))[1]
+    for name, values in given.items():
+        for index in np.ndindex(values.shape):
+            totals = []
+            for sign in (1, -1):
+                lifted = {n: below.lift(x) for n, x in given.items()}
+                moved = lifted[name].parts[0].copy()
+                moved[index] += sign * below.mp.mpf(small)
+                totals.append((function(**{**lifted, name: below.boxed(moved)}).parts[0] * weight).sum())
+            assert abs((totals[0] - totals[1]) / (2 * below.mp.mpf(small)) - found[name].parts[0][index]) < 2.0**-90
+
+
+def test_what_has_no_solution_is_not_judged() -> None:
+    given = {"a": np.ones((2, 2), np.float32), "b": np.ones((2, 1), np.float32)}
+    assert np.isinf(evaluate(solve, Bounded(SINGLE), given)[0].parts[1]).all()
+    assert not any(x.is_finite() for x in evaluate(solve, Ball(113), given)[0].parts[0].ravel())
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_numpy_has_them_too(n: int) -> None:
+    a = np.diag(np.arange(1.0, n + 1))
+    np.testing.assert_allclose(expm(a), np.diag(np.exp(np.arange(1.0, n + 1))), rtol=1e-13)
+    np.testing.assert_array_equal(solve(a, a), identity(np, n, a))
