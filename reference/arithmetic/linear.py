@@ -6,10 +6,13 @@ and Taylor's series, scaled and squared. Over running error:
     (a + e) x' = b,  |e| <= gamma(3 n) P' |L| |U| + (the error of a)   =>
     |x' - x|  <=  m (|x| + s 1) + |a**-1| (the error of b),   m = |a**-1| |e|,   s = max (m |x| + ...) / (1 - ||m||)
 
-element by element, and infinite where the maximum norm of m is not below 1. An exponential is computed, with running
-errors, for a matrix that is off by u ||a|| in every element, the backward error of a truncated series or of a rational
-approximation of it; scaled to a norm below 1/2, and below 4, of which the looser counts. Assumed of a kernel: it
-scales to a norm between the two.
+element by element, and infinite where the maximum norm of m is not below 1. No element of L is above 1, so |L| |U| is
+at most the sum of a column of |U|; and that, unlike |L| |U|, is hardly another where two pivots are nearly as large as
+each other and a kernel takes the other one. Factors of the transpose count too.
+
+An exponential is computed, with running errors, for a matrix that is off by u ||a|| in every element, the backward
+error of a truncated series or of a rational approximation of it; scaled to a norm below 1/2, and below 4, of which the
+looser counts. Assumed of a kernel: it scales to a norm between the two.
 
 Axes: n state, m column.
 
@@ -143,7 +146,7 @@ def _(xp: Bounded, a: Array, b: Array) -> Array:
     (left, ea), (right, eb) = (xp.certain(x).parts for x in (a, b))
     n, loss = len(left), xp.format.normal if xp.precision.flushes else float(xp.loss)
     growth, inverse = eliminated(left)
-    growth = np.maximum(growth, eliminated(left.T)[0].T)  # a kernel may have factors of the transpose at hand
+    growth = np.maximum(growth.sum(axis=0), eliminated(left.T)[0].sum(axis=0)[:, None])
     x, size = inverse @ right, np.abs(inverse)
     largest = growth.max(initial=0)
     lost = 3 * n * loss * (1 + largest)

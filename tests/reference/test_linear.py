@@ -71,6 +71,24 @@ def test_solvers_of_others_keep_the_bound_element_by_element(n: int) -> None:
     assert rejected > 20
 
 
+@pytest.mark.parametrize("n", [3, 4, 6])
+def test_pivots_that_are_nearly_as_large_as_each_other(n: int) -> None:
+    """I - v 1^T and its transpose, with one large v: after one step, pivots are 1 and -1 but for roundings."""
+    for seed in range(30):
+        random = np.random.default_rng((n, seed))
+        v = random.standard_normal((n, 1)) * np.exp2(random.integers(-16, -4, (n, 1)))
+        v[-1] = random.uniform(22, 40)
+        left, right = ((np.eye(n) + sign * v / 20).astype(np.float32) for sign in (-1, 1))
+        for given in ({"a": left, "b": right}, {"a": left.T.copy(), "b": right}):
+            (bound,) = evaluate(solve, Bounded(SINGLE), given)
+            (exact,) = oracle(solve, given, [bound.parts[1]])
+            tensors = [torch.from_numpy(x) for x in given.values()]
+            for got in (np.linalg.solve(**given), torch.linalg.solve(*tensors).numpy()):
+                assert (np.abs(got - exact.midpoint) <= bound.parts[1] + exact.radius)[
+                    np.isfinite(bound.parts[1])
+                ].all()
+
+
 @pytest.mark.parametrize("size", [1e-3, 0.03, 0.3, 1.0, 3.0, 20.0])
 def test_exponentials_of_others_keep_the_bound(size: float) -> None:
     """torch's, of several matrices at once; and the series, rounded."""
