@@ -427,7 +427,6 @@ PERFORMER_ATTENTION = Operator(
     strays={"feature_eps": _features_stray, "denominator_eps": _denominator_stray},
     structure=_structure,
     regimes={"long": _long},
-    paired=("t", "s"),
     properties=(
         Property("weights_sum_to_one", "v = 1 gives o = 1", _ones),
         Property("within_the_values", "min_j v_j <= o <= max_j v_j by channel, but for cosines", _hull),
