@@ -405,7 +405,7 @@ PERFORMER_ATTENTION = Operator(
     name="performer_attention",
     definition=reference.performer_attention,
     inputs=(Tensor("q", "b h t d"), Tensor("k", "b h s d"), Tensor("v", "b h s e"), Tensor("projection", "r d")),
-    parameters=(Positive("eps", default=0.0, low=1e-5, high=1.0),),
+    parameters=(Positive("eps", default=0.0, low=1e-3, high=1.0),),
     conventions={"kind": KINDS, "stabilizer": reference.STABILIZERS},
     forms={"plain": reference.plain, "shifted": reference.shifted},
     backward=reference.backward,
