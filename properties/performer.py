@@ -405,7 +405,7 @@ PERFORMER_ATTENTION = Operator(
     name="performer_attention",
     definition=reference.performer_attention,
     inputs=(Tensor("q", "b h t d"), Tensor("k", "b h s d"), Tensor("v", "b h s e"), Tensor("projection", "r d")),
-    parameters=(Positive("eps", default=0.0, low=1e-5, high=0.1),),
+    parameters=(Positive("eps", default=0.0, low=1e-3, high=1.0),),
     conventions={"kind": KINDS, "stabilizer": reference.STABILIZERS},
     forms={"plain": reference.plain, "shifted": reference.shifted},
     backward=reference.backward,
@@ -427,7 +427,6 @@ PERFORMER_ATTENTION = Operator(
     strays={"feature_eps": _features_stray, "denominator_eps": _denominator_stray},
     structure=_structure,
     regimes={"long": _long},
-    paired=("t", "s"),
     properties=(
         Property("weights_sum_to_one", "v = 1 gives o = 1", _ones),
         Property("within_the_values", "min_j v_j <= o <= max_j v_j by channel, but for cosines", _hull),
