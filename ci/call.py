@@ -16,7 +16,7 @@ import torch
 from assay.buffers import ALIGNED, DTYPES, GUARD, Arena, contiguous, spans
 from assay.lines import name_of, one_line, type_name
 from assay.modes import MODES, as_compiled, dirty
-from assay.questions import Passed, Question, Reply
+from assay.questions import EARLIER, ITSELF, TWIN, Passed, Question, Reply
 
 
 TORCH: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES if hasattr(torch, name)}
@@ -221,11 +221,11 @@ def _among_themselves(outputs: Sequence[torch.Tensor]) -> list[str]:
     storages = [o.untyped_storage().data_ptr() for o in outputs if o.numel()]
     found = []
     if len(set(storages)) < len(storages):
-        found.append("another output")
+        found.append(TWIN)
     if any(map(storages.__contains__, (o.untyped_storage().data_ptr() for o in _EARLIER if o.numel()))):
-        found.append("an output of an earlier call")
+        found.append(EARLIER)
     if any(n > 1 and s == 0 for o in outputs if o.numel() for n, s in zip(o.shape, o.stride(), strict=True)):
-        found.append("another element of its own")
+        found.append(ITSELF)
     _EARLIER.extend(o.detach() for o in outputs)
     return found
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from assay.buffers import Arena, Layout, Misfit, contiguous
 from assay.lines import shortened
-from assay.questions import Passed, Question, Reply
+from assay.questions import SHARED, Passed, Question, Reply
 
 
 LONGEST = 1 << 16
@@ -125,11 +125,11 @@ def reply(content: Mapping[str, Any], question: Question, arena: Arena) -> Reply
         raise Misfit("a reply has outputs, gradients and aliased inputs")
     if len(outputs) > MOST or not set(gradients) <= set(question.by):
         raise Misfit("a reply has more arrays than were asked for")
-    inputs = {*question.positional, *question.named}
+    known = {*question.positional, *question.named, *SHARED}
     return Reply(
         outputs=[_returned(o, question, arena) for o in outputs],
         gradients={n: _returned(g, question, arena) for n, g in gradients.items()},
-        aliased=[n for n in aliased if isinstance(n, str) and n in inputs],
+        aliased=[n for n in aliased if isinstance(n, str) and n in known],
         drew=bool(content.get("drew")),
         refused=_text(content.get("refused")),
         raised=_text(content.get("raised")),

@@ -14,6 +14,8 @@ GUARDS = "guards"
 """A plain call, with something other than NaN beside the arguments in memory."""
 MODES = ("", GUARDS, "poison", "compile", "vmap", "autocast")
 """How a kernel is called: plainly, in memory full of NaN, or under what torch wraps around functions."""
+TWIN, EARLIER, ITSELF = SHARED = ("another output", "an output of an earlier call", "another element of its own")
+"""In whose memory an output may lie, beside that of an input."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Reply:
     outputs: Sequence[Passed] = ()
     gradients: Mapping[str, Passed] = field(default_factory=dict)
     aliased: Sequence[str] = ()
-    """In whose memory an output lies: of an input, by its name, or what `_among_themselves` tells."""
+    """In whose memory an output lies: of an input, by its name, or one of SHARED."""
     drew: bool = False
     """It changed torch's global random state."""
     refused: str | None = None

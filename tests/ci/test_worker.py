@@ -22,10 +22,10 @@ from assay import process, remote
 from assay.buffers import Arena, Misfit
 from assay.cli import main
 from assay.kernels import UsageError, resolve
-from assay.messages import LONGEST, asked, framed, question, reply, unframed
+from assay.messages import LONGEST, asked, framed, question, replied, reply, unframed
 from assay.process import MARK, Limits
 from assay.properties.trial import Answer, GivenUp, KernelError, NotCovered, Subject
-from assay.questions import Passed, Question
+from assay.questions import SHARED, Passed, Question, Reply
 from tests import hostile
 from tests.kernels import RIGHT, right
 
@@ -304,6 +304,12 @@ def test_a_reply_that_does_not_fit_is_refused(changes: Mapping[str, Any]) -> Non
     assert reply(GOOD, ASKED, ARENA).aliased == ["x"]
     with pytest.raises(Misfit):
         reply({**GOOD, **changes}, ASKED, ARENA)
+
+
+def test_in_whose_memory_outputs_lie_arrives() -> None:
+    given = Reply(aliased=["x", *SHARED], drew=True)
+    found = reply(replied(given), ASKED, ARENA)
+    assert (found.aliased, found.drew) == (given.aliased, True)
 
 
 def test_what_a_reply_says_is_bounded() -> None:
