@@ -44,7 +44,7 @@ ATTENTION = Operator(
 )
 
 CONTRACTS = {o.name: o for o in (*OPERATORS.values(), RMS_NORM, ATTENTION)}
-SLOW = ("clip_loss", "siglip_loss", "selective_scan", "discretize")
+SLOW = ("performer_attention", "clip_loss", "siglip_loss", "selective_scan", "discretize")
 """Many of their mutants round otherwise, survive, and so meet every case: half precision is left to the nightly run."""
 
 
@@ -68,7 +68,7 @@ def outcomes(name: str, dtype: str) -> tuple[Outcome, ...]:
 )
 def test_every_mutant_is_killed_or_its_survival_explained(name: str, dtype: str) -> None:
     found = outcomes(name, dtype)
-    assert len(found) > 80
+    assert len(found) >= (20 if CONTRACTS[name].random else 80)  # of what draws there are mutants by hand alone
     assert {o.mutant: o.message for o in found if o.fate == "survived"} == {}
     assert sum(o.fate == "killed" for o in found) > 0.8 * len(found)
 
