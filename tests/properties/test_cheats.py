@@ -20,7 +20,8 @@ from tests.properties.test_judgement import subject
 
 
 BAD = ("fail", "error")
-EFFORT = Effort(climb=0, pooled=0, shrink_seconds=0)
+EFFORT = Effort(examples=64, climb=0, pooled=0, shrink_seconds=0)
+"""One demand alone has fewer calls of a case than a run."""
 
 
 @pytest.fixture(autouse=True)
