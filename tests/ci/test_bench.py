@@ -26,8 +26,16 @@ KERNELS = Path(__file__).parent.parent / "timed_kernels.py"
 TINY = Setup("rms_norm", "tiny", "float32", False, 1)
 
 
+MAIN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
+from assay.cli import main
+main()
+"""
+
+
 def bench(where: Path, *names: str, more: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from assay.cli import main; main()", "bench"]
+    command = [sys.executable, "-c", MAIN, "bench"]
     command += [f"rms_norm={KERNELS}:{name}" for name in names]
     command += ["--seconds", "0.02", "--threads", "1", "--no-memory", "--json", "out.json", *more]
     return subprocess.run(command, cwd=where, capture_output=True, text=True)
