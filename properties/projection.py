@@ -251,10 +251,10 @@ def _estimates(trial: Samples) -> Iterator[tuple[Estimator, float, Values, Value
 
 
 @cache
-def _moments(estimator: Estimator, t: float) -> tuple[float, float, float]:
+def _moments(estimator: Estimator, t: float) -> tuple[float, ...]:
     """Mean and variance of X, and the variance of (X - E X)**2."""
     mp = context()
-    return tuple(float(f(t, mp)) for f in (estimator.mean, estimator.variance, estimator.spread_of_square))  # type: ignore[return-value]
+    return tuple(float(f(t, mp)) for f in (estimator.mean, estimator.variance, estimator.spread_of_square))
 
 
 def _estimates_are_unbiased(trial: Samples) -> float | None:

@@ -52,14 +52,15 @@ GOLD: dict[str, tuple[list[list[float]], list[float]]] = {
 def test_two_states(measure: str) -> None:
     """LegS by the paper has A_00 = 1, which tells it from indices that begin at 1, and the sign is that of a decay."""
     a, b = hippo.hippo_matrices(2, measure=measure, xp=np)
-    np.testing.assert_allclose(a, GOLD[measure][0], rtol=1e-15)
-    np.testing.assert_allclose(b, GOLD[measure][1], rtol=1e-15)
+    np.testing.assert_array_equal(a, GOLD[measure][0])
+    np.testing.assert_array_equal(b, GOLD[measure][1])
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 16])
 @pytest.mark.parametrize("measure", hippo.RANKS)
 def test_the_normal_part(measure: str, n: int) -> None:
-    """A + P P^T is a skew matrix, less half the identity for LegS: so its eigenvalues have the real part -1/2 or 0."""
+    """A + P P^T is a skew matrix, less half the identity for LegS: so its eigenvalues have the real part -1/2 or 0, and
+    A + A^T = -2 P P^T, less the identity for LegS, has none above 0: without input the state never grows."""
     ball, a, _ = balls(measure, n)
     with ball.context():
         p = hippo.low_rank(n, measure=measure, xp=ball)
@@ -98,9 +99,8 @@ def test_the_greatest_frequency_of_the_normal_part_of_legs(n: int, figure: str) 
         ball = Ball(BITS)
         p = hippo.low_rank(n, measure="legs", xp=ball)
         found = eigenvalues(a + p @ p.mT)
-        assert all(abs(float(x.real) + 0.5) < 1e-30 for x in found)
         greatest = max(float(x.imag) for x in found)
-        assert abs(greatest - float(figure)) < 1e-6
+        assert f"{greatest:.6f}" == figure
         assert abs(greatest - n * n / math.pi + math.pi / 6) < 1 / n
 
 
@@ -110,7 +110,7 @@ def test_the_least_frequency_at_64() -> None:
     with ball.context():
         p = hippo.low_rank(64, measure="legs", xp=ball)
         found = [float(x.imag) for x in eigenvalues(a + p @ p.mT)]
-    assert abs(min(x for x in found if x > 0) - 0.263857) < 1e-6
+    assert f"{min(x for x in found if x > 0):.6f}" == "0.263857"
 
 
 @pytest.mark.parametrize("p", [0, 1, 3, Fraction(1, 2), Fraction(7, 2)])
@@ -153,17 +153,11 @@ def test_fourier_of_a_constant_stays() -> None:
         close(a[:, 0] + b, ball.zeros((9,)))
 
 
-@pytest.mark.parametrize("measure", hippo.RANKS)
-def test_they_are_dissipative(measure: str) -> None:
-    """A + A^T has no positive eigenvalue: the exact solution without input never grows, nor does a bilinear step."""
-    a, _ = hippo.hippo_matrices(32, measure=measure, xp=np)
-    assert np.linalg.eigvalsh(a + a.T).max() <= 1e-9
-
-
-@pytest.mark.parametrize(("n", "norm"), [(4, 1.11), (16, 15.7), (64, 260)])
-def test_an_euler_step_of_legs_grows(n: int, norm: float) -> None:
+@pytest.mark.parametrize(("n", "norm"), [(4, "1.11"), (16, "15.7"), (64, "260")])
+def test_an_euler_step_of_legs_grows(n: int, norm: str) -> None:
+    """Each figure to its last digit."""
     a, _ = hippo.hippo_matrices(n, xp=np)
-    assert np.linalg.norm(np.eye(n) + 0.1 * a, 2) == pytest.approx(norm, rel=5e-3)
+    assert f"{np.linalg.norm(np.eye(n) + 0.1 * a, 2):.3g}" == norm
 
 
 @pytest.mark.parametrize("measure", hippo.MEASURES)
@@ -172,7 +166,8 @@ def test_numpy_and_balls_agree(measure: str) -> None:
         ball, *exact = balls(measure, n)
         with ball.context():
             for got, want in zip(hippo.hippo_matrices(n, measure=measure, xp=np), exact, strict=True):
-                np.testing.assert_allclose(got, enclosure(want)[0].astype(float), rtol=1e-15, atol=1e-15)
+                # Of at most three roundings and one root, each of u, none of which cancels.
+                np.testing.assert_allclose(got, enclosure(want)[0].astype(float), rtol=4 * 2.0**-53)
 
 
 def test_unknown_measures_are_refused() -> None:

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from assay.reference import performer as reference
-from assay.reference.arithmetic.objects import Ball, Exact
+from assay.reference.arithmetic.bounded import Bounded
+from assay.reference.arithmetic.objects import Ball, Exact, enclosure
 from assay.reference.arithmetic.oracle import differentiate, evaluate, lift
+from assay.reference.arithmetic.precision import PRECISIONS
 from assay.reference.projection import KINDS
 
 
@@ -73,23 +75,31 @@ def test_numpy_agrees_with_the_balls(arguments: dict[str, Any]) -> None:
     given_ = drawn(**arguments)
     got = reference.performer_attention(**{n: v.astype(np.float64) if n in BY else v for n, v in given_.items()})
     (out,) = evaluate(reference.performer_attention, Ball(113), given_)
-    exact = np.array([float(x) for x in out.parts[0].ravel()]).reshape(out.shape)
-    np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1e-4)
+    (bounded,) = evaluate(reference.performer_attention, Bounded(PRECISIONS["float64"]), given_)
+    assert (np.abs(got - enclosure(out)[0]) <= bounded.parts[1]).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_inner_products_are_the_estimate(kind: str) -> None:
     """<phi(x), phi(y)> = c (1/r) sum g(<w, x +- y>)."""
-    random = np.random.default_rng(1)
-    x, y, w = random.standard_normal((1, 3)), random.standard_normal((1, 3)), random.standard_normal((7, 3))
-    phi, psi = (reference.random_features(z, w, kind=kind) for z in (x, y))
-    half = (np.sum(x * x) + np.sum(y * y)) / 2
-    if kind == "trigonometric":
-        wanted = np.exp(half) * np.cos(w @ (x - y)[0]).mean()
-    else:
-        g = np.exp if kind == "positive" else np.cosh
-        wanted = np.exp(-half) * g(w @ (x + y)[0]).mean()
-    assert np.isclose((phi @ psi.T).item(), wanted, rtol=1e-12)
+    random, exact = np.random.default_rng(1), Exact(300)
+    arrays = {"x": random.standard_normal((1, 3)), "y": random.standard_normal((1, 3))}
+
+    def estimate(x: Any, y: Any, projection: Any) -> Any:
+        phi, psi = (reference.random_features(z, projection, kind=kind) for z in (x, y))
+        return phi @ psi.mT
+
+    def wanted(x: Any, y: Any, projection: Any) -> Any:
+        xp = x.xp
+        half = (xp.sum(x * x) + xp.sum(y * y)) / 2
+        if kind == "trigonometric":
+            return xp.exp(half) * xp.mean(xp.cos(projection @ (x - y).mT), axis=0, keepdims=True)
+        s = projection @ (x + y).mT
+        g = xp.exp(s) if kind == "positive" else (xp.exp(s) + xp.exp(-s)) / 2
+        return xp.exp(-half) * xp.mean(g, axis=0, keepdims=True)
+
+    given_ = {**arrays, "projection": random.standard_normal((7, 3))}
+    assert close(*(evaluate(text, exact, given_)[0] for text in (estimate, wanted)), exact)
 
 
 def test_the_stabilizer_is_seen_with_eps_alone() -> None:
