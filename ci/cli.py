@@ -88,17 +88,18 @@ def explain(operator: str) -> None:
     module = inspect.getmodule(o.definition)
     for text in (module and inspect.getdoc(module), inspect.getdoc(o.definition)):
         lines += [*(text or "").splitlines(), ""]
-    lines += ["Inputs:", *(f"  {i.name}[{', '.join(i.axes.split())}]" for i in o.inputs), ""]
-    lines += [
-        "Parameters:",
-        *(f"  {p.name} = {_number(p.default)}, judged from {p.low:g} to {p.high:g}" for p in o.parameters),
-    ]
-    lines += ["", "Conventions (the first is the default):"]
-    lines += [f"  {name}: {', '.join(values)}" for name, values in o.conventions.items()]
-    lines += ["", "Forms:", *(f"  {name}: {_first_line(text)}" for name, text in o.texts.items())]
-    lines += ["", "Properties:", *(f"  {p.name}: {p.law}" for p in o.properties)]
-    lines += ["", f"Source: {o.source}"] if o.source else []
-    click.echo("\n".join(lines))
+    sections = {
+        "Inputs": [f"{i.name}[{', '.join(i.axes.split())}]" for i in o.inputs],
+        "Parameters": [f"{p.name} = {_number(p.default)}, judged from {p.low:g} to {p.high:g}" for p in o.parameters],
+        "Conventions (the first is the default)": [f"{n}: {', '.join(values)}" for n, values in o.conventions.items()],
+        "Settings": [", ".join(f"{n}={value}" for n, value in setting.items()) for setting in o.settings],
+        "Forms": [f"{name}: {_first_line(text)}" for name, text in o.texts.items()],
+        "Properties": [f"{p.name}: {p.law}" for p in o.properties],
+        "Source": [o.source] if o.source else [],
+    }
+    for title, section in sections.items():
+        lines += [f"{title}:", *(f"  {line}" for line in section), ""] if section else []
+    click.echo("\n".join(lines).rstrip())
 
 
 def _signature(function: Any) -> str:
