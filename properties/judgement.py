@@ -303,7 +303,7 @@ class _Run:
             self._take_turns(trial, "robustness", self.effort.robustness if small and not trial.broken else 0)
             self._take_turns(trial, "contract", self.effort.shares if small else 0)
         if isinstance(trial, Samples):
-            self.counted += not self.effort.stop and rejects_nulls(trial, [c.holds for c in self.able])
+            self.counted += trial.drew and not self.effort.stop and rejects_nulls(trial, [c.holds for c in self.able])
         elif trial.answered:
             self._count(trial)
             self.kept.append(trial)
@@ -469,10 +469,15 @@ class _Run:
                 out.verdict, out.message = "skipped", outside_domain
             else:
                 out.verdict, out.message = "undecided", outside_domain
-        elif check is (self.demands[0] if self.operator.random else AGREEMENT) and self.counted < COUNTED:
+        elif check is (self.demands[0] if self.operator.random else AGREEMENT) and self.counted < self._needed():
             out.verdict = "undecided"
             out.message = f"the null kernels were rejected in only {self.counted} of {self.seen} cases"
         return out
+
+    def _needed(self) -> int:
+        """In so many cases null kernels must have been rejected. A setting in which a kernel draws is a case of
+        hundreds of samples: where there are fewer settings, it must have been so in each."""
+        return min(COUNTED, max(self.seen, 1)) if self.operator.random else COUNTED
 
     def _shrunk(self, check: Check, tally: _Tally) -> tuple[Case, str, Miss | None]:
         """A smaller case that fails in the same way, as far as the time allows."""

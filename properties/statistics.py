@@ -92,6 +92,11 @@ class Samples(Trial):
         return False  # there is no truth that an answer could be held to
 
     @property
+    def drew(self) -> bool:
+        """Has the kernel returned a sample, of the right shape?"""
+        return bool(self._answers)
+
+    @property
     def exact(self) -> tuple[Enclosure, ...]:
         return ()
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from assay.impl.kernel import Claims
+from assay.impl.projection import random_projection
 from assay.kernels import keywords, resolve
 from assay.properties.contract import Operator, Positive, Statistic, Tensor
 from assay.properties.judgement import Effort, examine
@@ -88,12 +89,33 @@ def test_the_signs_of_qr_are_rejected_in_seconds() -> None:
     assert time.perf_counter() - started < 30
 
 
-def test_too_few_settings_leave_it_undecided() -> None:
-    """The null kernels must have been rejected in twenty of them."""
-    few = replace(RANDOM_PROJECTION, settings=RANDOM_PROJECTION.settings[2:4])
-    found = examine(few, right(few, "float32"), "float32")
+def test_what_rejects_no_null_kernel_leaves_it_undecided() -> None:
+    """Rows of zeros are orthogonal."""
+    weak = replace(FEW, properties=FEW.properties[:1])
+    found = examine(weak, right(weak, "float32"), "float32")
     assert found.verdict == "undecided"
-    assert "only 2 of 2" in next(r.message for r in found.results if r.verdict == "undecided" and "null" in r.message)
+    assert "in only 0 of" in next(r.message for r in found.results if r.verdict == "undecided")
+
+
+def test_a_right_kernel_with_fewer_keywords_passes() -> None:
+    """In fewer than twenty settings, each of hundreds of samples."""
+
+    def kernel(r: int, d: int, *, seed: int) -> torch.Tensor:
+        return random_projection(r, d, seed=seed, dtype=torch.float32)
+
+    subject = TorchSubject("kernel", kernel, Claims("random_projection"), keywords(RANDOM_PROJECTION))
+    assert examine(FEW, subject, "float32").verdict == "pass"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the device is on fire"), NotImplementedError("no rows")])
+def test_a_kernel_that_raises_is_told(error: Exception) -> None:
+    def kernel(r: int, d: int, *, seed: int) -> torch.Tensor:
+        raise error
+
+    subject = TorchSubject("kernel", kernel, Claims("random_projection"), keywords(RANDOM_PROJECTION))
+    found = examine(FEW, subject, "float32")
+    assert found.verdict == ("skipped" if isinstance(error, NotImplementedError) else "error")
+    assert any(str(error) in r.message for r in found.results)
 
 
 def test_settings_need_samples_and_have_no_inputs() -> None:
