@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
+from itertools import zip_longest
 from typing import Any
 
 from rich.console import Console
@@ -19,18 +21,26 @@ from assay.properties.contract import Operator
 from assay.properties.matrix import DTYPES, Bench, Outcome, Score, idle, matrix, scores, unused
 
 
+FEW = 4
+"""With fewer operators and dtypes than this for each process, the mutants of each are shared out."""
 FATES = {"killed": "green", "equivalent": "dim", "legal": "dim", "explained": "yellow", "survived": "bold red"}
 
 
 @dataclass(frozen=True)
 class Task:
-    """One operator in one dtype, as another process finds it."""
+    """One operator in one dtype, or a share of its mutants, as another process finds it."""
 
     place: str
     """The name of an operator of assay, or the user's module."""
     operator: str
     dtype: str
     full: bool
+    share: int = 0
+    shares: int = 1
+
+    @property
+    def told_share(self) -> str:
+        return "" if self.shares == 1 else f", share {self.share + 1} of {self.shares}"
 
 
 @dataclass
@@ -82,13 +92,20 @@ def run(place: str | None, dtypes: Sequence[str] | None, *, full: bool, jobs: in
     """Judge every mutant of the operators named; progress goes to stderr."""
     found = operators_in(place)
     asked = tuple(dtypes or DTYPES)
-    tasks = [Task(where, o.name, dtype, full) for where, o in found for dtype in asked]
+    jobs = jobs or os.cpu_count() or 1
+    shares = jobs if len(found) * len(asked) < FEW * jobs else 1  # so that all end at about the same time
+    tasks = [
+        Task(where, o.name, dtype, full, n, shares) for where, o in found for dtype in asked for n in range(shares)
+    ]
     every = set(DTYPES) <= set(asked)
     out = {o.name: Matrix(o, full, every) for _, o in found}
+    parts: dict[tuple[str, str], list[list[Outcome]]] = defaultdict(list)
     for task, (outcomes, scored) in zip(tasks, _judged(tasks, jobs), strict=True):
+        parts[task.operator, task.dtype].append(outcomes)
         of = out[task.operator]
-        of.outcomes += outcomes
         of.scores = scored if not of.scores else [a + b for a, b in zip(of.scores, scored, strict=True)]
+    for (name, _), shared in parts.items():
+        out[name].outcomes += [o for turn in zip_longest(*shared) for o in turn if o is not None]
     return list(out.values())
 
 
@@ -97,12 +114,12 @@ Judged = tuple[list[Outcome], list[Score]]
 
 def judge(task: Task, progress: Callable[[int, int, str], None] | None = None) -> Judged:
     operator = next(o for _, o in operators_in(task.place) if o.name == task.operator)
-    bench = Bench(operator, task.dtype)
+    bench = Bench(operator, task.dtype, share=task.share, shares=task.shares)
     outcomes = list(matrix(bench, full=task.full, progress=progress))
     return outcomes, scores(bench, outcomes)
 
 
-def _judged(tasks: Sequence[Task], jobs: int | None) -> Iterator[Judged]:
+def _judged(tasks: Sequence[Task], jobs: int) -> Iterator[Judged]:
     """In the order of the tasks; in fresh processes if there are several."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -114,12 +131,12 @@ def _judged(tasks: Sequence[Task], jobs: int | None) -> Iterator[Judged]:
         TextColumn("{task.fields[told]}", markup=False),
         TimeElapsedColumn(),
     )
-    jobs = min(jobs or os.cpu_count() or 1, len(tasks))
+    jobs = min(jobs, len(tasks))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         done = progress.add_task("operators and dtypes", total=len(tasks), told="")
         for task, judged in zip(tasks, (_here if jobs <= 1 else _side_by_side)(tasks, jobs, progress), strict=True):
             killed = sum(o.fate == "killed" for o in judged[0])
-            told = f"{task.operator} {task.dtype}: {killed} of {len(judged[0])} killed"
+            told = f"{task.operator} {task.dtype}{task.told_share}: {killed} of {len(judged[0])} killed"
             progress.update(done, advance=1, told=told)
             if not console.is_terminal and len(tasks) > 1:
                 console.print(told, markup=False)

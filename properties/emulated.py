@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -89,6 +89,21 @@ SITED_UNARY = ("sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh")
 SITED_BINARY = ("add", "subtract", "multiply", "divide", "pow")
 
 
+class _Step:
+    """While a step runs, whether it is the one at fault: `here` says so to whatever rounds."""
+
+    __slots__ = ("before", "here", "wrong")
+
+    def __init__(self, here: list[bool], wrong: bool) -> None:
+        self.here, self.wrong, self.before = here, wrong, here[0]
+
+    def __enter__(self) -> None:
+        self.here[0] = self.before or self.wrong
+
+    def __exit__(self, *exception: object) -> None:
+        self.here[0] = self.before
+
+
 class Faulty(Rounded):
     """Rounded arithmetic with a fault at one site; without a fault it lists the sites that it passes."""
 
@@ -109,17 +124,11 @@ class Faulty(Rounded):
         other.here = self.here
         return other
 
-    @contextmanager
-    def _step(self, name: str) -> Iterator[None]:
+    def _step(self, name: str) -> _Step:
         place = site(name)
         if self.sites is not None:
             self.sites.setdefault(place)
-        before = self.here[0]
-        self.here[0] = before or (self.fault is not None and self.fault.site == place)
-        try:
-            yield
-        finally:
-            self.here[0] = before
+        return _Step(self.here, self.fault is not None and self.fault.site == place)
 
     @property
     def plain(self) -> bool:

@@ -78,6 +78,9 @@ class Bench:
     operator: Operator
     dtype: str
     effort: Effort = FIRST_KILL
+    share: int = 0
+    shares: int = 1
+    """The bench has every mutant and right kernel number share, share + shares, ..."""
     _raw: dict[int, tuple[tuple[Part, ...], dict[str, Part]]] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -93,7 +96,12 @@ class Bench:
 
     @cached_property
     def mutants(self) -> list[Mutant]:
-        return mutants(self.operator, self.dtype, self.trials)
+        return mutants(self.operator, self.dtype, self.trials)[self.share :: self.shares]
+
+    @property
+    def right_kernels(self) -> tuple[Emulated, ...]:
+        """Those that must pass."""
+        return right_kernels(self.operator, self.dtype)[self.share :: self.shares]
 
     @cached_property
     def legal_shifts(self) -> dict[str, float]:
@@ -353,7 +361,7 @@ def scores(bench: Bench, outcomes: Sequence[Outcome]) -> list[Score]:
         return []
     field_ = Field(bench)
     judged = {o.mutant: o for o in outcomes if o.dtype == bench.dtype and o.fate != "equivalent"}
-    good = right_kernels(bench.operator, bench.dtype)
+    good = bench.right_kernels
     ours = Score(OURS, right=len(good))
     for outcome in judged.values():
         ours.mutants += 1

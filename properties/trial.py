@@ -572,13 +572,18 @@ def outside(got: Values, exact: Enclosure, bound: Values, dtype: str) -> tuple[V
     """
     with np.errstate(invalid="ignore"):
         wide = got.astype(np.longdouble)  # what was never written may hold a signaling NaN
+        error = np.abs(wide - exact.midpoint)
+        limits = bound + exact.radius
+    if np.isfinite(error).all() and np.isfinite(limits).all():
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            ratio = np.where(error <= exact.radius, 0, error / bound)
+        return error > limits, ratio.astype(np.float64)
     infinite = np.isinf(exact.midpoint) & (exact.radius == 0) & np.isfinite(bound)
     judged = np.isfinite(bound) & np.isfinite(exact.radius) & ~infinite
     limit = FORMATS.get(str(got.dtype), FORMATS[dtype]).max
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        error = np.abs(wide - exact.midpoint)
         ratio = np.where(error <= exact.radius, 0, error / bound)
-        wrong = ~(error <= bound + exact.radius)
+        wrong = ~(error <= limits)
         # Past the largest number of the dtype, plus half a spacing, rounding gives an infinity of that sign.
         reach = np.abs(exact.midpoint) + bound
         overflown = np.isinf(wide) & (reach >= limit) & (np.sign(wide) == np.sign(exact.midpoint))

@@ -10,6 +10,7 @@ Subgradients at kinks are conventions: |x| has slope 0 at 0; maximum and minimum
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -203,11 +204,14 @@ class Adjoint(Arithmetic):
         origin = np.asarray(
             function(*(np.arange(n.size).reshape(n.shape) + s for n, s in zip(nodes, starts[:-1], strict=True)))
         )
+        if len(nodes) == 1:
+            return self.record(out, (nodes[0], _gathered(origin, nodes[0].shape)))
         return self.record(
             out,
             *(
                 (n, _gathered(np.where((origin >= s) & (origin < s + n.size), origin - s, -1), n.shape))
                 for n, s in zip(nodes, starts[:-1], strict=True)
+                if n.sources
             ),
         )
 
@@ -269,7 +273,9 @@ def _unbroadcast(rule: Rule, shape: tuple[int, ...]) -> Rule:
         share = rule(g)
         if share.shape == shape:
             return share
-        origin = np.broadcast_to(np.arange(int(np.prod(shape))).reshape(shape), share.shape)
+        if not shape:
+            return share.xp.sum(share)
+        origin = np.broadcast_to(np.arange(math.prod(shape)).reshape(shape), share.shape)
         return _gathered(origin, shape)(share)
 
     return summed
@@ -277,21 +283,22 @@ def _unbroadcast(rule: Rule, shape: tuple[int, ...]) -> Rule:
 
 def _gathered(origin: Part, shape: tuple[int, ...]) -> Rule:
     """The transpose of a rearrangement: element k of the operand receives all cotangents whose origin is k."""
-    size = int(np.prod(shape))
-    flat = origin.ravel()
-    places = np.flatnonzero(flat >= 0)
-    places = places[np.argsort(flat[places], kind="stable")]
-    counts = np.bincount(flat[places], minlength=size)
-    width = int(counts.max(initial=0))
-    # Row k lists where element k went; the last place of the cotangent, a zero, fills the rows up.
-    table = np.full((size, max(width, 1)), flat.size)
-    within = np.arange(places.size) - np.repeat(np.cumsum(counts) - counts, counts)
-    table[flat[places], within] = places
 
     def rule(g: Array) -> Array:
         xp = g.xp
-        line = xp.concat([xp.reshape(g, (-1,)), xp.zeros((1,))])
-        rows = xp.take(line, table, axis=0)
+        flat, size = origin.ravel(), math.prod(shape)
+        places = np.flatnonzero(flat >= 0)
+        places = places[np.argsort(flat[places], kind="stable")]
+        counts = np.bincount(flat[places], minlength=size)
+        line = xp.reshape(g, (-1,))
+        if places.size == size and (counts == 1).all():  # every element went to one place
+            return xp.reshape(xp.take(line, places, axis=0), shape)
+        # Row k lists where element k went; the last place of the cotangent, a zero, fills the rows up.
+        width = int(counts.max(initial=0))
+        table = np.full((size, max(width, 1)), flat.size)
+        within = np.arange(places.size) - np.repeat(np.cumsum(counts) - counts, counts)
+        table[flat[places], within] = places
+        rows = xp.take(line if (table < flat.size).all() else xp.concat([line, xp.zeros((1,))]), table, axis=0)
         return xp.reshape(rows[:, 0] if width <= 1 else xp.sum(rows, axis=-1), shape)
 
     return rule

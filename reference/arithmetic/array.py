@@ -301,8 +301,10 @@ class Arithmetic(ABC):
         first = arrays[0]
         if isinstance(first, Mask):
             return Mask(np.asarray(function(*(a.bits for a in arrays))))
+        if len(arrays) == 1:
+            return Array(first.xp, tuple([_array(function(part)) for part in first.parts]))
         parts = zip(*(a.parts for a in arrays), strict=True)
-        return Array(first.xp, tuple(_array(function(*part)) for part in parts))
+        return Array(first.xp, tuple([_array(function(*part)) for part in parts]))
 
     def astype(self, x: Array, dtype: object, *, copy: bool = True) -> Array:
         return x
@@ -369,12 +371,7 @@ class Arithmetic(ABC):
 
     def where(self, condition: Mask, x: Operand, y: Operand) -> Array:
         x, y = self.asarray(x), self.asarray(y)
-        bits = condition.bits
-        shape = np.broadcast_shapes(bits.shape, x.shape, y.shape)
-        spread = (np.broadcast_to(bits, shape),)
-        return self.rearrange(
-            lambda a, b: np.where(spread[0], np.broadcast_to(a, shape), np.broadcast_to(b, shape)), x, y
-        )
+        return self.rearrange(lambda a, b: np.where(condition.bits, a, b), x, y)
 
     def sum(self, x: Array, *, axis: int | None = None, keepdims: bool = False) -> Array:
         if axis is None:

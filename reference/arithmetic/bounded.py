@@ -41,6 +41,8 @@ MULTIPLIED = 8
 KEPT = 1 << 22
 """Products of matrices with more terms are bounded as a whole."""
 
+_DROPPED = EXTENDED(2) ** -(np.finfo(EXTENDED).nmant + 1)
+"""What one operation in extended precision may drop, relatively."""
 _SPLIT = EXTENDED(2) ** (np.finfo(EXTENDED).nmant // 2 + 1) + 1
 
 
@@ -78,8 +80,11 @@ class Bounded(Formatted):
         """Value and error; what may have overflowed or is undefined gets an infinite error. `reach`: the largest
         magnitude met on the way, where that is not the value's."""
         value, error = np.asarray(value, EXTENDED), np.asarray(error, EXTENDED)
-        lost = ~((np.abs(value) if reach is None else reach) + error <= self.format.max)  # a NaN is lost as well
-        return Array(self, (np.where(np.isnan(value), EXTENDED(0), value), np.where(lost, np.inf, error)))
+        kept = (np.abs(value) if reach is None else reach) + error <= self.format.max
+        if kept.all():
+            return Array(self, (value, error))
+        # A NaN is lost as well.
+        return Array(self, (np.where(np.isnan(value), EXTENDED(0), value), np.where(kept, error, np.inf)))
 
     def either(self, ways: Sequence[Callable[[], Array]]) -> Array:
         """The loosest of the ways."""
@@ -125,13 +130,15 @@ class Bounded(Formatted):
         `residual` is what extended precision itself dropped, so that nothing is called exact by accident.
         """
         f = self.format
+        if f.quantum:
+            charge = np.abs(residual) + f.quantum / 2 * self.precision.spacings
+        else:
+            charge = np.maximum(self.unit * (np.abs(value) + error), self.loss) + np.abs(residual)
         exact = (error == 0) & (residual == 0)
         if exact.any():
             exact = exact & (f.holds(value) | np.isinf(value))  # an infinity that was asked for
-        if f.quantum:
-            return np.where(exact, 0, f.quantum / 2 * self.precision.spacings + np.abs(residual))
-        charge = np.maximum(self.unit * (np.abs(value) + error), self.loss)
-        return self.underflown(value, error, np.where(exact, 0, charge + np.abs(residual)))
+            charge = np.where(exact, 0, charge)
+        return charge if f.quantum else self.underflown(value, error, charge)
 
     def underflown(self, value: Part, error: Part, charge: Part) -> Part:
         """The charge, or the whole of a number where it may be subnormal and the precision flushes."""
@@ -179,20 +186,24 @@ class Bounded(Formatted):
         if name in ("add", "subtract"):
             if name == "subtract":
                 b = -b
-            value = a + b
+            value, carried = a + b, ea + eb
             shadow = value - a
             residual = (a - (value - shadow)) + (b - shadow)
-            return xp.rounded(value, ea + eb, residual=residual)
+            return xp.rounded(value, carried, residual=residual)
         if name == "multiply":
             value = a * b
             carried = np.abs(a) * eb + np.abs(b) * ea + ea * eb
             # Zero times what a kernel may have lost to overflow can be a NaN.
             carried = np.where(np.isnan(carried), np.inf, carried)
-            out = xp.rounded(value, carried, residual=_product_residual(a, b, value))
+            # What extended precision dropped matters where the product may be called exact; elsewhere its bound does.
+            residual = _DROPPED * np.abs(value) if carried.all() else _product_residual(a, b, value)
+            out = xp.rounded(value, carried, residual=residual)
             if self.precision.flushes:
                 return out
             # Times 1 or a greater power of two of known value is exact, whatever the other operand is.
             for one, error, other, its in ((a, ea, b, eb), (b, eb, a, ea)):
+                if error.all():
+                    continue
                 scaled = _doubles(one, error) & np.isfinite(out.parts[1])
                 if scaled.any():
                     scaled = scaled & ((its > 0) | xp.format.holds(other))
@@ -245,9 +256,11 @@ class Bounded(Formatted):
         terms = ((v != 0) | (e != 0)).sum(axis=-1)  # adding a zero is exact
         # Any order is exact if all partial sums are multiples of one quantum that the format can count and that no
         # underflow can touch.
-        quantum = _lowest_bit(v).min(axis=-1)
-        floor = accumulator.normal if self.precision.flushes else 2 * accumulator.tiny
-        exact = (error == 0) & (magnitude <= np.ldexp(quantum, accumulator.bits)) & (quantum >= floor)
+        exact = error == 0
+        if exact.any():
+            quantum = _lowest_bit(v).min(axis=-1)
+            floor = accumulator.normal if self.precision.flushes else 2 * accumulator.tiny
+            exact = exact & (magnitude <= np.ldexp(quantum, accumulator.bits)) & (quantum >= floor)
         steps = np.maximum(terms - 1, 0)
         growth = np.expm1(steps * np.log1p(EXTENDED(wide.unit)))  # (1 + u)**steps - 1
         size = magnitude + error
