@@ -412,6 +412,8 @@ def timeable(kernels: Sequence[Known], device: str) -> tuple[list[Known], dict[s
     for kernel in kernels:
         if not kernel.operator.timed:
             left_out[kernel.name] = f"the contract of {kernel.operator.name} names no cases to time"
+        elif kernel.claims.world > 1:
+            left_out[kernel.name] = f"it runs over {kernel.claims.world} ranks, and what is timed runs in one process"
         elif kernel.claims.interpreted and device == "cpu":
             left_out[kernel.name] = "the time of Triton's interpreter means nothing"
         else:

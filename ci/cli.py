@@ -147,6 +147,16 @@ _shared = (
     click.option("--precision", help="Judge as claiming this precision."),
     click.option("--form", help="Judge as claiming this form."),
     click.option("--convention", "conventions", multiple=True, callback=_convention, help="NAME=VALUE, repeatable."),
+    click.option(
+        "--world",
+        type=click.IntRange(2),
+        help="Call it at once on so many ranks of torch.distributed, with some rows each.",
+    ),
+    click.option(
+        "--ranks",
+        type=click.Choice(["sum", "mean"]),
+        help="What the ranks return: the loss of all, and gradients to add up; or what is to be averaged.",
+    ),
     click.option("--examples", type=click.IntRange(1), help="Cases per kernel and dtype."),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn cases."),
 )
@@ -364,6 +374,8 @@ def _configured(kernels: tuple[str, ...], options: dict[str, Any]) -> tuple[list
         found, left_out = chosen(kernels, limits)
     except UsageError as error:
         raise Usage(str(error)) from None
+    if options["world"] and limits is None:
+        raise Usage("each rank needs a process of its own: --world goes without --in-process")
     if options["precision"] and options["precision"] not in PRECISIONS:
         raise Usage(f"there is no precision {options['precision']!r}; there are {', '.join(PRECISIONS)}")
     for kernel in found:
@@ -375,7 +387,7 @@ def _configured(kernels: tuple[str, ...], options: dict[str, Any]) -> tuple[list
             if value not in values:
                 there = "; ".join(f"{n}={'|'.join(v)}" for n, v in kernel.operator.conventions.items()) or "none"
                 raise Usage(f"{kernel.operator.name} has no convention {name}={value}; it has {there}")
-    claimed = {name: options[name] for name in ("precision", "form", "conventions")}
+    claimed = {name: options[name] for name in ("precision", "form", "conventions", "world", "ranks")}
     effort = replace(QUICK if options["quick"] or not kernels else Effort(), seed=options["seed"])
     if options["examples"]:
         effort = replace(effort, examples=options["examples"])

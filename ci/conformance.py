@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +38,11 @@ class Conformance:
         return Known(title, self.operator, self.claims, place, self.kernel, signature(self.kernel))
 
     def result(self, name: str, dtype: str) -> Any:
+        from assay.process import Limits
         from assay.properties.judgement import Effort, examine
 
         if dtype not in self.found:
-            subject = self.known.subject()
+            subject = self.known.subject(limits=Limits() if self.claims.world > 1 else None)
             conventions = dict(self.claims.conventions)
             effort = Effort(examples=self.examples, shrink_seconds=3)
             self.found[dtype] = examine(self.operator, subject, dtype, conventions=conventions, effort=effort)
@@ -49,8 +50,6 @@ class Conformance:
 
     def replay(self, dtype: str, result: Any, folder: Path) -> str:
         """Store the counterexample of a failure; the line that tells how to run it again."""
-        from dataclasses import replace
-
         from assay.replay import command, store_all
 
         if result.case is None:
@@ -88,14 +87,9 @@ def conformance(
 
     contract = OPERATORS[operator] if isinstance(operator, str) else operator
     own = claims_of(kernel)
-    claims = Claims(
-        contract.name,
-        form=form or (own.form if own else None),
-        precision=precision or (own.precision if own else None),
-        conventions=dict(conventions or (own.conventions if own else {})),
-        backward=own.backward if own else "autograd",
-        under=own.under if own else (),
-    )
+    claims = replace(own or Claims(contract.name), operator=contract.name)
+    given: dict[str, Any] = {"form": form, "precision": precision, "conventions": dict(conventions or {})}
+    claims = replace(claims, **{name: value for name, value in given.items() if value})
     subject = Conformance(contract, kernel, claims, examples)
     names = [c.name for c in checks(contract)]
     expected = dict(xfail or {})

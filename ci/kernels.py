@@ -27,6 +27,7 @@ from assay.questions import Signature, signature
 if TYPE_CHECKING:
     from assay.process import Limits
     from assay.properties.trial import Subject
+    from assay.sharded import Sharded
 
 
 MODULES = (
@@ -36,6 +37,7 @@ MODULES = (
     "assay.impl.performer",
     "assay.impl.projection",
     "assay.impl.contrastive",
+    "assay.impl.sharded",
     "assay.impl.selective_scan",
     "assay.impl.discretize",
     "assay.impl.triton.rope",
@@ -98,18 +100,24 @@ class Known:
         return {package: metadata.version(package) for package in self.claims.requires}
 
     def subject(self, device: str = "cpu", limits: Limits | None = None) -> Subject:
-        """The kernel as the judge sees it: called in a process of its own, within limits, or in this one."""
+        """The kernel as the judge sees it: called in a process of its own, within limits, or in this one.
+
+        Raises: UsageError for a kernel over several ranks without limits.
+        """
         if limits is None:
+            if self.claims.world > 1:
+                raise UsageError(f"{self.name} runs over {self.claims.world} ranks, each in a process of its own")
             from assay.runner import TorchSubject
 
             assert self.function is not None
             return TorchSubject(self.name, self.function, self.claims, keywords(self.operator), device=device)
         from assay.remote import WorkerSubject
 
+        kind: type[WorkerSubject | Sharded] = WorkerSubject
+        if self.claims.world > 1:
+            from assay.sharded import Sharded as kind
         known = keywords(self.operator)
-        return WorkerSubject(
-            self.name, self.place, self.claims, self.signature, known, limits, device=device, own=self.own
-        )
+        return kind(self.name, self.place, self.claims, self.signature, known, limits, device=device, own=self.own)
 
 
 def known_kernels(operators: Mapping[str, Operator] = OPERATORS) -> tuple[list[Known], dict[str, str]]:

@@ -194,6 +194,11 @@ class Worker:
         said = shortened(self._output.decode(errors="replace").strip().rpartition("\n")[2])
         return f"{how}; it last wrote: {said}" if said else how
 
+    def kill(self) -> None:
+        """End the process alone, also while another thread waits for its answer, which is then told that it ended."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     @property
     def alive(self) -> bool:
         return self in _running

@@ -84,6 +84,8 @@ def _kernel(content: Any) -> Described:
             requires=_texts(claims["requires"]),
             interpreted=_is(claims["interpreted"], bool),
             under=_texts(claims["under"]),
+            world=_is(claims["world"], int),
+            ranks="mean" if claims["ranks"] == "mean" else "sum",
         )
     return Described(_is(content["name"], str), claims, takes)
 
@@ -104,16 +106,20 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def worker(module: str, function: str, limits: Limits) -> Worker:
-    """The process for a kernel: the one that runs, if it was started for the same kernel. Kernels of assay's own
-    modules share one; those of a user's are kept apart, so that none can spoil the next."""
-    one = "" if module.startswith("assay.") else function
-    key = (module, one, limits, os.getcwd(), *sys.path)
+    """The process for a kernel: the one that runs, if it was started for the same kernel."""
+    key = (*place_of(module, function), limits, os.getcwd(), *sys.path)
     if key not in _kept or not _kept[key].alive:
         for other in _kept.values():
             other.end()
         _kept.clear()
         _kept[key] = started(limits)
     return _kept[key]
+
+
+def place_of(module: str, function: str) -> tuple[str, str]:
+    """What shares a process. Kernels of one of assay's own modules do; those of a user's are kept apart, so that none
+    can spoil the next."""
+    return module, "" if module.startswith("assay.") else function
 
 
 _kept: dict[Hashable, Worker] = {}
@@ -175,11 +181,17 @@ class WorkerSubject(ClaimingSubject):
         return answer(told, laid, process.arena)
 
     def _ready(self) -> Worker:
-        process = worker(self._module, self._function, self._limits)
+        process = self._process()
         if self._function not in process.loaded:
-            try:
-                _described(process, self._module, self._function)
-            except UsageError as error:  # it could be imported before
-                raise Ended(str(error)) from None
+            self._loaded(process)
             process.loaded.add(self._function)
         return process
+
+    def _process(self) -> Worker:
+        return worker(self._module, self._function, self._limits)
+
+    def _loaded(self, process: Worker) -> None:
+        try:
+            _described(process, self._module, self._function)
+        except UsageError as error:  # it could be imported before
+            raise Ended(str(error)) from None

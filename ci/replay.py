@@ -101,6 +101,8 @@ def _counterexample(kernel: Known, result: Result, folder: Path, device: str) ->
         form=kernel.claims.form,
         precision=kernel.claims.precision,
         conventions=kernel.claims.conventions,
+        world=kernel.claims.world,
+        ranks=kernel.claims.ranks,
         device=device,
         verdict=result.verdict,
         message=result.message,
@@ -189,6 +191,7 @@ def _replace(path: Path, content: bytes) -> None:
 LARGEST = {".json": 1 << 24, ".npz": 1 << 30}
 """Bytes that are read of a file; the arrays of a counterexample are small."""
 MOST = 64
+MOST_RANKS = 64
 """Arrays in an archive."""
 
 
@@ -291,7 +294,12 @@ def replay(
     stored = read(path)
     known = _resolved(stored, path, kernel, limits)
     claims = dataclasses.replace(
-        known.claims, form=stored.form, precision=stored.precision, conventions=dict(stored.conventions)
+        known.claims,
+        form=stored.form,
+        precision=stored.precision,
+        conventions=dict(stored.conventions),
+        world=stored.world,
+        ranks="mean" if stored.ranks == "mean" else "sum",
     )
     known = dataclasses.replace(known, claims=claims)
     operator = known.operator
@@ -360,6 +368,8 @@ def _fits(operator: Operator, stored: Counterexample) -> None:
         raise UsageError(f"{operator.name} takes no {name}, which the case has")
     if stored.form is not None and stored.form not in operator.texts:
         raise UsageError(f"{operator.name} has no form {stored.form!r}; it has {', '.join(operator.texts)}")
+    if not (1 <= stored.world <= MOST_RANKS and stored.ranks in ("sum", "mean")):
+        raise UsageError(f"a kernel cannot be called over {stored.world} ranks with their {stored.ranks}")
     if stored.precision is not None and stored.precision not in PRECISIONS:
         raise UsageError(f"there is no precision {stored.precision!r}; there are {', '.join(PRECISIONS)}")
 

@@ -104,6 +104,10 @@ class ClaimingSubject:
         return self.claims.under
 
     @property
+    def world(self) -> int:
+        return self.claims.world
+
+    @property
     def differentiable(self) -> bool:
         return self.claims.backward != "none"
 

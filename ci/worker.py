@@ -100,6 +100,8 @@ def _claims(claims: Any) -> dict[str, Any]:
         "requires": list(claims.requires),
         "interpreted": claims.interpreted,
         "under": list(claims.under),
+        "world": claims.world,
+        "ranks": claims.ranks,
     }
 
 
@@ -114,6 +116,22 @@ def _operators(module_name: str) -> list[str]:
     return [v.name for v in vars(module).values() if isinstance(v, contract.Operator)]
 
 
+def _join(message: dict[str, Any], arena: Arena) -> dict[str, Any]:
+    """Meet the other ranks."""
+    from datetime import timedelta
+
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    rank, world = message["rank"], message["world"]
+    # How long a rank waits for the others is the judge's business.
+    dist.init_process_group(
+        "gloo", init_method=message["store"], rank=rank, world_size=world, timeout=timedelta(days=1)
+    )
+    return {}
+
+
 def _call(message: dict[str, Any], arena: Arena) -> dict[str, Any]:
     from assay.call import ask
     from assay.messages import question, replied
@@ -123,7 +141,11 @@ def _call(message: dict[str, Any], arena: Arena) -> dict[str, Any]:
     return replied(ask(function, backward, question(message), arena, message["device"])[0])
 
 
-_ANSWERS: dict[str, Callable[[dict[str, Any], Any], dict[str, Any]]] = {"describe": _describe, "call": _call}
+_ANSWERS: dict[str, Callable[[dict[str, Any], Any], dict[str, Any]]] = {
+    "describe": _describe,
+    "join": _join,
+    "call": _call,
+}
 _FUNCTIONS: dict[tuple[str, str], tuple[Callable[..., Any], Any]] = {}
 
 

@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., object])
 Backward = Literal["autograd", "none"]
+Ranks = Literal["sum", "mean"]
 
 UNDER = ("compile", "vmap", "autocast")
 FLOATING = ("float32", "bfloat16", "float16")
@@ -36,6 +37,12 @@ class Claims:
     """It is a Triton kernel: without a GPU it runs in the interpreter, slowly."""
     under: tuple[str, ...] = ()
     """What it keeps its bounds under: "compile" (torch.compile), "vmap" (torch.func.vmap), "autocast"."""
+    world: int = 1
+    """Over so many ranks of torch.distributed (gloo) it is called at once, each with some of the rows."""
+    ranks: Ranks = "sum"
+    """What the answers of ranks amount to. "sum": each returns the loss of all rows, and gradients that add up to
+    those of one process; shards may differ in size. "mean": each has as many rows, and the means of losses and of
+    gradients over the ranks are those of one process, as DistributedDataParallel has it."""
 
 
 def kernel(
@@ -49,6 +56,8 @@ def kernel(
     requires: tuple[str, ...] = (),
     interpreted: bool = False,
     under: tuple[str, ...] = (),
+    world: int = 1,
+    ranks: Ranks = "sum",
 ) -> Callable[[Function], Function]:
     """Attach claims to a function. The function itself is returned, unchanged and callable as before.
 
@@ -72,6 +81,8 @@ def kernel(
         requires=tuple(requires),
         interpreted=interpreted,
         under=tuple(under),
+        world=world,
+        ranks=ranks,
     )
 
     def attach(function: Function) -> Function:

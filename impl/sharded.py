@@ -38,6 +38,7 @@ from assay.impl.contrastive import (
     widened,
 )
 from assay.impl.inputs import pairs
+from assay.impl.kernel import kernel
 
 
 Tensors = tuple[torch.Tensor, ...]
@@ -45,6 +46,7 @@ Visit = Callable[[Tensors, Tensors, int], None]
 """Receives a shard, what belongs to it, to be changed in place, and by how much its columns are shifted."""
 
 
+@kernel("clip_loss", world=2)
 def clip_loss(
     image: torch.Tensor,
     text: torch.Tensor,
@@ -63,6 +65,7 @@ def clip_loss(
     return out
 
 
+@kernel("siglip_loss", world=2)
 def siglip_loss(
     image: torch.Tensor,
     text: torch.Tensor,
@@ -82,6 +85,20 @@ def siglip_loss(
     asked = torch.is_grad_enabled() and any(x.requires_grad for x in (image, text, *scalars))
     out: torch.Tensor = _SigLip.apply(image, text, *scalars, ranks, asked)  # type: ignore[no-untyped-call]
     return out
+
+
+@kernel("clip_loss", world=3)
+def clip_loss_ring(image: torch.Tensor, text: torch.Tensor, *, scale: float | torch.Tensor) -> torch.Tensor:
+    """`clip_loss` with exchange="ring"."""
+    return clip_loss(image, text, scale=scale, exchange="ring")
+
+
+@kernel("siglip_loss", world=3)
+def siglip_loss_ring(
+    image: torch.Tensor, text: torch.Tensor, *, scale: float | torch.Tensor, bias: float | torch.Tensor
+) -> torch.Tensor:
+    """`siglip_loss` with exchange="ring"."""
+    return siglip_loss(image, text, scale=scale, bias=bias, exchange="ring")
 
 
 # Exchanges ------------------------------------------------------------------------------------------------------------

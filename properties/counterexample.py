@@ -60,6 +60,8 @@ class Counterexample:
     device: str
     verdict: str
     message: str
+    world: int = 1
+    ranks: str = "sum"
     miss: Miss | None = None
     diagnosis: tuple[Finding, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -99,7 +101,7 @@ def _question(c: Counterexample) -> tuple[dict[str, Any], dict[str, Values]]:
         "folder": c.folder,
         "property": c.property,
         "device": c.device,
-        "claims": {"form": c.form, "precision": c.precision, "conventions": dict(c.conventions)},
+        "claims": {"form": c.form, "precision": c.precision, "conventions": dict(c.conventions), **_over(c)},
         "dtype": c.case.dtype,
         "regime": c.case.regime,
         "seed": c.case.seed,
@@ -107,6 +109,11 @@ def _question(c: Counterexample) -> tuple[dict[str, Any], dict[str, Values]]:
     }
     arrays = {n: _bits(v) for n, v in c.case.arguments.items() if isinstance(v, np.ndarray)}
     return content, arrays
+
+
+def _over(c: Counterexample) -> dict[str, Any]:
+    """Over how many ranks the kernel was called, where it was more than one."""
+    return {} if c.world == 1 else {"world": c.world, "ranks": c.ranks}
 
 
 def _argument(value: Any, memory: str | None) -> Any:
@@ -160,6 +167,8 @@ def restored(content: Any, arrays: Mapping[str, Any]) -> Counterexample:
         form=get(claims, "form", str, optional=True),
         precision=get(claims, "precision", str, optional=True),
         conventions=texts(claims, "conventions"),
+        world=get({"world": 1, **claims}, "world", int),
+        ranks=get({"ranks": "sum", **claims}, "ranks", str),
         device=get(content, "device", str),
         verdict=get(found, "verdict", str),
         message=get(found, "message", str),

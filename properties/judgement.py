@@ -149,6 +149,7 @@ def examine(
     results = [run.result(check) for check in demands]
     if effort.stop:
         return Examination(subject.name, dtype, results)
+    run.keep([r.case for r in results if r.property == AGREEMENT.name and r.verdict == "fail" and r.case is not None])
     inferred = infer(operator, run.kept) if run.kept else None
     off: list[Shift] = []
     if (operator.parameters or operator.strays) and effort.pooled and (only is None or MEANT in only):
@@ -309,6 +310,18 @@ class _Run:
             self.kept.append(trial)
         if self.progress is not None:
             self.progress(self.seen, max((t.headroom for t in self.tallies.values()), default=0.0))
+
+    def keep(self, failed: Sequence[Case]) -> None:
+        """Smaller cases that fail are evidence too: what explains the larger ones may not explain them."""
+        for case in failed:
+            trial = Trial(self.operator, self.subject, case)
+            try:
+                trial.agree()
+            except Violation:
+                trial.headroom = np.inf
+                self.kept.append(trial)
+            except (KernelError, NotCovered):
+                continue
 
     def _stopped(self) -> bool:
         return self.effort.stop == "first" and any(t.failed is not None for t in self.tallies.values())

@@ -35,6 +35,8 @@ class Check:
     """It says nothing of a kernel that is emulated."""
     under: str = ""
     """Owed only where the kernel claims to work under this."""
+    divided: bool = True
+    """It can be demanded of a kernel over several ranks."""
 
     @property
     def universal(self) -> bool:
@@ -52,6 +54,8 @@ class Check:
             return "the kernel is emulated"
         if self.under and (host is None or self.under not in host.under):
             return f"the kernel does not claim to work under {self.under}"
+        if not self.divided and host is not None and host.world > 1:
+            return "of a kernel over several ranks: where one raises, the others wait for it"
         return ""
 
 
@@ -107,8 +111,16 @@ UNIVERSAL = (
 )
 
 
-def _in_turn(name: str, law: str, holds: Callable[[Trial], bool], *, emulated: bool = False, under: str = "") -> Check:
-    return Check(name, law, holds, group="robustness", hosted=not emulated, under=under)
+def _in_turn(
+    name: str,
+    law: str,
+    holds: Callable[[Trial], bool],
+    *,
+    emulated: bool = False,
+    under: str = "",
+    divided: bool = True,
+) -> Check:
+    return Check(name, law, holds, group="robustness", hosted=not emulated, under=under, divided=divided)
 
 
 ROBUSTNESS = (
@@ -134,7 +146,10 @@ ROBUSTNESS = (
     ),
     _in_turn("empty_axes", "an empty axis gives what the definition gives", shapes.empty_axes),
     _in_turn(
-        "malformed_shapes_raise", "where the definition means nothing, the kernel raises", shapes.malformed_shapes_raise
+        "malformed_shapes_raise",
+        "where the definition means nothing, the kernel raises",
+        shapes.malformed_shapes_raise,
+        divided=False,
     ),
     _in_turn(
         "integers_for_floats_raise",

@@ -82,6 +82,11 @@ class Hosted(Subject, Protocol):
         """What it claims to work under: `compile`, `vmap`, `autocast`."""
         ...
 
+    @property
+    def world(self) -> int:
+        """On how many ranks it is called at once, each with some of the rows."""
+        ...
+
 
 def hosted(subject: Subject) -> Hosted | None:
     """The same subject, if it runs in memory of its own."""

@@ -371,7 +371,7 @@ class Arithmetic(ABC):
 
     def where(self, condition: Mask, x: Operand, y: Operand) -> Array:
         x, y = self.asarray(x), self.asarray(y)
-        return self.rearrange(lambda a, b: np.where(condition.bits, a, b), x, y)
+        return self.rearrange(lambda a, b: np.asarray(np.where(condition.bits, a, b)), x, y)
 
     def sum(self, x: Array, *, axis: int | None = None, keepdims: bool = False) -> Array:
         if axis is None:
