@@ -39,6 +39,7 @@ MODULES = (
     "assay.impl.selective_scan",
     "assay.impl.discretize",
     "assay.impl.hippo",
+    "assay.impl.hippo_project",
     "assay.impl.triton.rope",
     "assay.impl.triton.linear_attention",
     "assay.impl.triton.contrastive",
@@ -60,6 +61,7 @@ MODULES = (
     "assay.impl.adapters.mambapy",
     "assay.impl.adapters.scipy",
     "assay.impl.adapters.accelerated_scan",
+    "assay.impl.adapters.s5",
 )
 """Where the kernels known to assay are. Adding one is a line here."""
 

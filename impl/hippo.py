@@ -4,7 +4,7 @@ Made on the CPU in float64, whatever is asked for, and rounded once.
 
 Axes: n state.
 
-Error: one rounding of each element, to the dtype; in float64, two where pi is a factor.
+Error: within the derived bound; where the dtype is narrower than float64, hardly more than one rounding.
 Source: A. Gu et al., HiPPO, arXiv:2008.07669, theorem 2 and appendix D; A. Gu et al., arXiv:2206.12037, section 4; A.
 Voelker et al., Legendre Memory Units, NeurIPS 2019, equations 1 and 2.
 """

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.properties.contract import Integers
+from assay.properties.contract import Integers, Size
 from assay.properties.drawing import DTYPES, Values, place
 from assay.properties.memory import same_bits, under
 from assay.properties.trial import KernelError, NotCovered, Trial, Violation
@@ -94,7 +94,7 @@ def same_memory_other_values(trial: Trial) -> bool:
 
 def _changed(trial: Trial, change: Callable[[Values], Values]) -> dict[str, Any]:
     """The arguments with other values in the inputs, lying in memory as they did."""
-    given = {i.name: trial.case.arguments[i.name] for i in trial.inputs}
+    given = {i.name: trial.case.arguments[i.name] for i in trial.inputs if not isinstance(i, Size)}
     layouts = {n: trial.case.memory.get(n, "contiguous") for n in given}
     return trial.case.with_arguments(**{n: place(change(v), layouts[n]) for n, v in given.items()})
 
