@@ -139,7 +139,8 @@ def in_antidiagonals(f: Any, n: int, *, method: str, rows: Sequence[int]) -> Any
         u = line[n + last - m : 2 * n + last - m]
         shifted, older = (xp.concat([zero, x[:-1]]) for x in (sums, before))
         given = u - older * (of - ahead) / of - shifted * ahead / of
-        c = ((inside * of - (i + 1) * (of - ahead)) / of * c + s * given) / ((inside * of + (i + 1) * ahead) / of)
+        below = inside + (i + 1) * ahead / of
+        c = (inside - (i + 1) * (of - ahead) / of) / below * c + s / below * given
         c = xp.where(k > 0, c, xp.where((k == 0) & (i == 0), u, xp.zeros((n,))))
         before, sums = sums, shifted + s * c
         found.append(c)
