@@ -20,6 +20,8 @@ from assay.reference.hippo import hippo_matrices
 
 FEW = {"n": 6, "t": 20}
 """So many at most where every step is an exponential, whose bound takes long."""
+MANY, SEEN = 20, 3
+"""Of more coefficients than that, so many samples are seen at least: the first says nothing of them."""
 OF_STEP_FUNCTIONS = {"method": ("zoh",)}
 MEANS = {"method": ("zoh", "backward")}
 
@@ -27,8 +29,9 @@ MEANS = {"method": ("zoh", "backward")}
 def _structure(
     draw: Callable[[Any], Any], sizes: Sizes, supports: Callable[[str], bool], conventions: Mapping[str, str]
 ) -> Structure:
-    few = FEW if conventions["method"] == "zoh" else {}
-    return Structure(sizes={axis: min(sizes[axis], most) for axis, most in few.items()})
+    if conventions["method"] == "zoh":
+        return Structure(sizes={axis: min(sizes[axis], most) for axis, most in FEW.items()})
+    return Structure(sizes={"t": max(sizes["t"], SEEN)} if sizes["n"] > MANY else {})
 
 
 # Slips ---------------------------------------------------------------------------------------------------------------

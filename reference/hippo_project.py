@@ -78,7 +78,8 @@ def in_rows(xp: Any, n: int, method: str) -> Step:
         if not k:
             return _first(xp, x, u)
         left, a, b = parts(k)
-        right = x + a @ x + b @ u if ahead < of else x + b @ u
+        terms = [x, a @ x, b @ u] if ahead < of else [x, b @ u]
+        right = xp.sum(xp.stack(terms, axis=-1), axis=-1)  # in any order
         return substituted(left, right) if ahead else right
 
     return step

@@ -21,7 +21,7 @@ from assay.properties.robustness import checks
 from assay.runner import TorchSubject
 
 
-SHORT = replace(QUICK, examples=20, shrink_seconds=0.2, robustness=0)
+SHORT = replace(QUICK, examples=12, shrink_seconds=0.2, robustness=0)
 ONLY = ("agrees_with_oracle",)
 Call = Callable[..., Any]
 
