@@ -20,7 +20,7 @@ from assay.reference.hippo import hippo_matrices
 
 FEW = {"n": 6, "t": 20}
 """So many at most where every step is an exponential, whose bound takes long."""
-MANY, SEEN = 20, 3
+MANY, SEEN = 20, 2
 """Of more coefficients than that, so many samples are seen at least: the first says nothing of them."""
 OF_STEP_FUNCTIONS = {"method": ("zoh",)}
 MEANS = {"method": ("zoh", "backward")}
