@@ -43,6 +43,7 @@ MODULES = (
     "assay.impl.triton.rope",
     "assay.impl.triton.linear_attention",
     "assay.impl.triton.contrastive",
+    "assay.impl.triton.selective_scan",
     "assay.impl.adapters.torch",
     "assay.impl.adapters.transformers",
     "assay.impl.adapters.rotary_embedding_torch",

@@ -122,7 +122,7 @@ class Kernel:
         """One call, on a copy of the inputs."""
         import torch
 
-        inputs = {n: t if isinstance(t, int) else t.detach().clone() for n, t in self.inputs.items()}
+        inputs: dict[str, Any] = {n: t if isinstance(t, int) else t.detach().clone() for n, t in self.inputs.items()}
         for name in self.differentiate:
             inputs[name].requires_grad_()
         if self.differentiate and self.cotangents is None:

@@ -22,9 +22,7 @@ from assay.impl.kernel import kernel
 MEASURES = ("legs", "legt", "lagt", "fout", "lmu")
 
 
-@kernel(
-    "hippo_matrices", form="products", dtypes=("float64", "float32", "bfloat16", "float16"), under=("autocast",)
-)
+@kernel("hippo_matrices", form="products", dtypes=("float64", "float32", "bfloat16", "float16"), under=("autocast",))
 def hippo_matrices(
     n: int,
     *,

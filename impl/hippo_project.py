@@ -6,7 +6,7 @@ one row of a skewed table: n numbers and five operations for each of t + n rows,
 is solved. The derivative is the same with every arrow turned round.
 
 zoh: M = exp(A log((k + 1) / k)) holds the products of Legendre polynomials on [0, k] with those on [0, k + 1], r times
-the coefficients of P_i(r y) in P_j(y), r = k / (k + 1), and these follow from the recurrence in i: O(n**2) for a sample.
+the coefficients of P_i(r y) in P_j(y), r = k / (k + 1). These follow from the recurrence in i: O(n**2) for a sample.
 
 Axes: t sample, n coefficient.
 
@@ -49,11 +49,15 @@ def hippo_project(f: Tensor, n: int, *, measure: str = "legs", method: str = "zo
     wide = f.to(torch.promote_types(f.dtype, torch.float32))
     if not n or not len(f):
         return f.new_zeros(len(f), n) + 0 * f[:, None]
-    c: Tensor = _held(wide, n) if method == "zoh" else _Projected.apply(wide, n, AHEAD[method])
+    c: Tensor
+    if method == "zoh":
+        c = _held(wide, n)
+    else:
+        c = _Projected.apply(wide, n, AHEAD[method])  # type: ignore[no-untyped-call]
     return c.to(f.dtype)
 
 
-# The table --------------------------------------------------------------------------------------------------------------
+# The table ----------------------------------------------------------------------------------------------------------
 
 
 def _factors(rows: range, n: int, ahead: float, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,7 +99,7 @@ class _Projected(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dc: Tensor) -> tuple[Tensor, None, None]:
-        return _Pulled.apply(dc, ctx.ahead), None, None
+        return _Pulled.apply(dc, ctx.ahead), None, None  # type: ignore[no-untyped-call]
 
 
 class _Pulled(torch.autograd.Function):
@@ -138,10 +142,10 @@ class _Pulled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, df: Tensor) -> tuple[Tensor, None]:
-        return _Projected.apply(df, ctx.n, ctx.ahead), None
+        return _Projected.apply(df, ctx.n, ctx.ahead), None  # type: ignore[no-untyped-call]
 
 
-# Matrices ---------------------------------------------------------------------------------------------------------------
+# Matrices -----------------------------------------------------------------------------------------------------------
 
 
 def _held(f: Tensor, n: int) -> Tensor:

@@ -186,14 +186,19 @@ HIPPO_MATRICES = Operator(
             _skew,
             about={"measure": tuple(reference.RANKS)},
         ),
-        Property(
-            "a_constant_stays", "A e_0 + B = 0", _constant, about={"measure": ("legs", "legt", "fout", "lmu")}
-        ),
+        Property("a_constant_stays", "A e_0 + B = 0", _constant, about={"measure": ("legs", "legt", "fout", "lmu")}),
         Property("rates_are_whole_numbers", "legs has the eigenvalues -1 to -n", _decays, about={"measure": ("legs",)}),
         Property("powers_are_kept", "legs: (p - A) v = B, v of x**p", _powers, about={"measure": ("legs",)}),
         Property("a_ramp_is_followed", "A c + B t = c', c of x", _ramp, about={"measure": ("legt", "lmu")}),
-        Property("waves_turn", "A e_2k + sqrt 2 B = 2 pi k e_2k+1, A e_2k+1 = -2 pi k e_2k", _wave, about={"measure": ("fout",)}),
-        Property("only_the_age_matters", "lagt: A_n+1,k+1 = A_nk, B_n+1 = B_n", _toeplitz, about={"measure": ("lagt",)}),
+        Property(
+            "waves_turn",
+            "A e_2k + sqrt 2 B = 2 pi k e_2k+1, A e_2k+1 = -2 pi k e_2k",
+            _wave,
+            about={"measure": ("fout",)},
+        ),
+        Property(
+            "only_the_age_matters", "lagt: A_n+1,k+1 = A_nk, B_n+1 = B_n", _toeplitz, about={"measure": ("lagt",)}
+        ),
     ),
     source="A. Gu et al., HiPPO, arXiv:2008.07669, theorem 2 and appendix D; arXiv:2206.12037, section 4",
 )

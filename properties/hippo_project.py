@@ -153,7 +153,7 @@ def _linear(trial: Trial) -> Array | None:
 
 
 def _mean(trial: Trial) -> Array | None:
-    f, n = _given(trial)
+    f, _ = _given(trial)
     few = _few_bits(trial, len(f))
     means = JUDGE.lift(np.cumsum(few)) / (JUDGE.arange(len(f)) + 1)
     return trial.call(f=trial.rounded(few))[:, 0] - means

@@ -414,7 +414,7 @@ class _Run:
             nulls.append(first)
         stale, of = self._stale.get(exact.shape, (None, None))
         # What is made from sizes alone comes again: then the stale answer is the right one.
-        if stale is not None and (self.operator.tensors or not np.array_equal(of, exact.midpoint)):
+        if stale is not None and of is not None and (self.operator.tensors or not np.array_equal(of, exact.midpoint)):
             nulls.append(stale)
         self._stale[exact.shape] = trial.answer().outputs[0], exact.midpoint
         self.counted += all(bool(outside(null, exact, bound, self.dtype)[0].any()) for null in nulls)

@@ -94,9 +94,7 @@ UNIVERSAL = (
         differentiates=True,
         of_tensors=True,
     ),
-    Check(
-        "inputs_are_untouched", "no input is changed by a call", memory.inputs_are_untouched, of_tensors=True
-    ),
+    Check("inputs_are_untouched", "no input is changed by a call", memory.inputs_are_untouched, of_tensors=True),
     Check(
         "nothing_is_written_outside",
         "memory beside the inputs is not changed",

@@ -4,7 +4,7 @@
 
 c_0 = f_0 e_0, and the sample f_k moves the time from k to k + 1:
 
-    zoh        c_k = M c_{k-1} + (e_0 - M e_0) f_k,   M = exp(A log((k + 1) / k)): exact where f is constant between samples
+    zoh        c_k = M c_{k-1} + (e_0 - M e_0) f_k,   M = exp(A log((k + 1) / k)): exact for step functions
     euler      c_k = (I + A/k) c_{k-1} + B/k f_k
     backward   (I - A/k) c_k = c_{k-1} + B/k f_k
     bilinear   (I - A/2k) c_k = (I + A/2k) c_{k-1} + B/k f_k
@@ -49,7 +49,7 @@ def hippo_project(f: Any, n: int, *, measure: str = "legs", method: str = "zoh")
     return _projected(in_rows, f, n, measure, method)
 
 
-# Forms: the same function, equal in exact arithmetic, with the roundings of a way to compute it. ----------------------
+# Forms: the same function, equal in exact arithmetic, with the roundings of a way to compute it. --------------------
 
 
 def form(way: Callable[[Any, int, str], Step]) -> Callable[..., Any]:
@@ -86,7 +86,7 @@ def in_rows(xp: Any, n: int, method: str) -> Step:
 
 
 def dense(xp: Any, n: int, method: str) -> Step:
-    """The matrix and the column of each step are computed first, by substitution or as an exponential, and multiplied."""
+    """The matrix and the column of each step come first, by substitution or as an exponential, and are multiplied."""
     return _multiplying(substituted, xp, n, method)
 
 
@@ -152,7 +152,7 @@ def in_antidiagonals(f: Any, n: int, *, method: str, rows: Sequence[int]) -> Any
 
 
 def _matrices(xp: Any, n: int) -> tuple[Any, Any]:
-    """With products of roots: of the ways to compute roots, that of the most roundings that leaves the diagonal whole."""
+    """With products of roots: of the ways that leave the diagonal whole, that of the most roundings."""
     return form_of_matrices(of_each, whole)(n, xp=xp)
 
 

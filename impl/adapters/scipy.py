@@ -57,4 +57,4 @@ def cont2discrete_steps(f: torch.Tensor, n: int, *, method: str = "zoh") -> torc
         system = a / scale, b / scale, np.zeros((1, n)), np.zeros((1, 1))
         ad, bd, *_ = signal.cont2discrete(system, dt, METHODS[method])
         out[k] = ad @ out[k - 1] + bd[:, 0] * given[k]
-    return torch.from_numpy(out).to(f.dtype)
+    return torch.from_numpy(out).to(torch.promote_types(f.dtype, torch.float32))  # of integers, of real numbers too

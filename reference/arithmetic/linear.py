@@ -192,7 +192,7 @@ def _substituted(xp: Arithmetic, a: Array, b: Array, upper: bool) -> Array:
 
 @_substituted.register
 def _(xp: Ball, a: Array, b: Array, upper: bool) -> Array:
-    return solve(a, b)  # type: ignore[no-any-return]
+    return solve(a, b)
 
 
 @_substituted.register

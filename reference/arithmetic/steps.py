@@ -59,7 +59,7 @@ def stepped(making: Making, inputs: Any, n: int) -> Any:
 def _taped(xp: Adjoint, making: Making, inputs: Array, n: int) -> Node:
     """One node: its derivative is the recurrence of the transposed steps."""
     given = xp._node(inputs)
-    t, p, m = given.shape
+    t, p, _ = given.shape
 
     def rule(g: Array) -> Array:
         transposed = _transposed(making, n, p, t)

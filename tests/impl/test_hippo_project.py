@@ -58,7 +58,7 @@ def test_the_kernel_keeps_what_it_claims(dtype: str) -> None:
     assert {r.property: r.message for r in found.results if r.verdict in ("fail", "error", "undecided")} == {}
 
 
-# Long histories -------------------------------------------------------------------------------------------------------
+# Long histories -----------------------------------------------------------------------------------------------------
 
 
 def sampled(f: Values, n: int, method: str, k: int, coefficients: list[int]) -> tuple[Values, Values]:

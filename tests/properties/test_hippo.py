@@ -34,7 +34,7 @@ def failures(found: Examination) -> dict[str, str]:
     return {r.property: r.message for r in found.results if r.verdict not in ("pass", "skipped")}
 
 
-# Kernels of the kind that people write, of one measure each, in float32 throughout --------------------------------------
+# Kernels of the kind that people write, of one measure each, in float32 throughout ----------------------------------
 
 
 def as_s4(n: int) -> tuple[Tensor, Tensor]:
@@ -94,13 +94,15 @@ def test_conventions_are_told_apart() -> None:
 
 def test_the_form_is_told() -> None:
     forms = [
-        examine(HIPPO_MATRICES, subject(f), "float32", conventions={"measure": "legs"}, effort=SHORT, only=ONLY).inferred
+        examine(
+            HIPPO_MATRICES, subject(f), "float32", conventions={"measure": "legs"}, effort=SHORT, only=ONLY
+        ).inferred
         for f in (as_s4, as_hippo)
     ]
     assert [f is not None and f.form for f in forms] == ["roots", "scaled"]
 
 
-def remembering(n: int, *, measure: str = "legs", _known: dict[int, Any] = {}) -> tuple[Tensor, Tensor]:  # noqa: B006
+def remembering(n: int, *, measure: str = "legs", _known: dict[int, Any] = {}) -> tuple[Tensor, Tensor]:
     """Keeps what it made by n alone."""
     if n not in _known:
         _known[n] = fast.hippo_matrices(n, measure=measure)
@@ -142,7 +144,7 @@ def test_wrong_kernels_fail_and_are_named(name: str) -> None:
     assert not told or told in {f.name for f in result.diagnosis}
 
 
-# Properties ----------------------------------------------------------------------------------------------------------
+# Properties ---------------------------------------------------------------------------------------------------------
 
 
 def changed(change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Call:
@@ -190,7 +192,7 @@ def test_every_property_holds_for_a_right_kernel(dtype: str) -> None:
     assert {r.property: (r.verdict, r.message) for r in found.results} == dict.fromkeys(names, ("pass", ""))
 
 
-# An operator without tensors --------------------------------------------------------------------------------------------
+# An operator without tensors ----------------------------------------------------------------------------------------
 
 
 def test_what_is_asked_of_kernels_without_tensors() -> None:
@@ -236,7 +238,11 @@ def test_what_kernels_without_tensors_owe_beside(function: Call, demand: str) ->
     KEPT.clear()
     effort = replace(SHORT, robustness=3, examples=8)
     found = examine(
-        HIPPO_MATRICES, subject(function), "float32", conventions={"measure": "legs"} if function is careless else {},
-        effort=effort, only=(demand,),
+        HIPPO_MATRICES,
+        subject(function),
+        "float32",
+        conventions={"measure": "legs"} if function is careless else {},
+        effort=effort,
+        only=(demand,),
     )
     assert found.results[0].verdict == "fail"

@@ -87,9 +87,9 @@ def test_running_error_explodes_and_steps_do_not() -> None:
     t, n = 40, 16
     given = {"f": history(t).astype(np.float32), "n": n, "method": "bilinear"}
     by_steps = evaluate(reference.hippo_project, bounded("float32"), given)[0].parts[1][-1]
-    running = evaluate(
-        reference.in_antidiagonals, Bounded(PRECISIONS["float32"]), {**given, "rows": (t - 1,)}
-    )[0].parts[1][0]
+    running = evaluate(reference.in_antidiagonals, Bounded(PRECISIONS["float32"]), {**given, "rows": (t - 1,)})[
+        0
+    ].parts[1][0]
     places = [(0, 0), (0, 7), (0, 15)]
     adjoint = adjoint_bound(reference.in_antidiagonals, {**given, "rows": (t - 1,)}, PRECISIONS["float32"], places)
     assert running.max() > 1000 * by_steps.max()
