@@ -79,6 +79,7 @@ def list_(as_json: bool) -> None:
 def explain(operator: str) -> None:
     """Explain OPERATOR: formula, axes, conventions, forms, properties, source."""
     from assay.kernels import UsageError, operator_named
+    from assay.properties.contract import Size
 
     try:
         o = operator_named(operator)
@@ -89,7 +90,10 @@ def explain(operator: str) -> None:
     for text in (module and inspect.getdoc(module), inspect.getdoc(o.definition)):
         lines += [*(text or "").splitlines(), ""]
     sections = {
-        "Inputs": [f"{i.name}[{', '.join(i.axes.split())}]" for i in o.inputs],
+        "Inputs": [
+            f"{i.name}, the length of {i.axes}" if isinstance(i, Size) else f"{i.name}[{', '.join(i.axes.split())}]"
+            for i in o.inputs
+        ],
         "Parameters": [f"{p.name} = {_number(p.default)}, judged from {p.low:g} to {p.high:g}" for p in o.parameters],
         "Conventions (the first is the default)": [f"{n}: {', '.join(values)}" for n, values in o.conventions.items()],
         "Settings": [", ".join(f"{n}={value}" for n, value in setting.items()) for setting in o.settings],
@@ -104,7 +108,9 @@ def explain(operator: str) -> None:
 
 def _signature(function: Any) -> str:
     parameters = [
-        p.replace(annotation=inspect.Parameter.empty) for p in inspect.signature(function).parameters.values()
+        p.replace(annotation=inspect.Parameter.empty)
+        for p in inspect.signature(function).parameters.values()
+        if p.name != "xp"  # the arithmetic, which is no business of a caller
     ]
     return str(inspect.Signature(parameters))
 

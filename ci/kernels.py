@@ -40,9 +40,12 @@ MODULES = (
     "assay.impl.sharded",
     "assay.impl.selective_scan",
     "assay.impl.discretize",
+    "assay.impl.hippo",
+    "assay.impl.hippo_project",
     "assay.impl.triton.rope",
     "assay.impl.triton.linear_attention",
     "assay.impl.triton.contrastive",
+    "assay.impl.triton.selective_scan",
     "assay.impl.adapters.torch",
     "assay.impl.adapters.transformers",
     "assay.impl.adapters.rotary_embedding_torch",
@@ -61,6 +64,7 @@ MODULES = (
     "assay.impl.adapters.mambapy",
     "assay.impl.adapters.scipy",
     "assay.impl.adapters.accelerated_scan",
+    "assay.impl.adapters.s5",
 )
 """Where the kernels known to assay are. Adding one is a line here."""
 

@@ -103,7 +103,8 @@ def _vmap(function: Function, stack: ExitStack) -> Function:
 
 def _autocast(function: Function, stack: ExitStack) -> Function:
     def called(*inputs: Any, **named: Any) -> Any:
-        with torch.autocast(inputs[0].device.type, dtype=torch.bfloat16):
+        devices = (x.device.type for x in inputs if isinstance(x, torch.Tensor))
+        with torch.autocast(next(devices, "cpu"), dtype=torch.bfloat16):
             return function(*inputs, **named)
 
     return called

@@ -100,7 +100,7 @@ class Kernel:
             self.keywords = self._supported(told["keywords"], set(told["required"]))
         if self.differentiate and self.backward == "none":
             raise NotCovered("has no backward")
-        self.inputs = {t["name"]: _tensor(t).to(device) for t in told["tensors"]}
+        self.inputs = {t["name"]: t["value"] if "value" in t else _tensor(t).to(device) for t in told["tensors"]}
         self.given = {n: _tensor(k).to(device) if _is_tensor(k) else k for n, k in self.keywords.items()}
         self.cotangents: Any = None
 
@@ -116,13 +116,13 @@ class Kernel:
 
     @property
     def footprint(self) -> int:
-        return sum(int(t.nbytes) for t in self.inputs.values())
+        return sum(int(getattr(t, "nbytes", 0)) for t in self.inputs.values())
 
     def copied(self) -> Callable[[], Any]:
         """One call, on a copy of the inputs."""
         import torch
 
-        inputs = {n: t.detach().clone() for n, t in self.inputs.items()}
+        inputs: dict[str, Any] = {n: t if isinstance(t, int) else t.detach().clone() for n, t in self.inputs.items()}
         for name in self.differentiate:
             inputs[name].requires_grad_()
         if self.differentiate and self.cotangents is None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from assay.kernels import Known, keywords
+from assay.properties.contract import Size
 from assay.properties.drawing import Values
 from assay.properties.timed import timed_case
 
@@ -94,7 +95,11 @@ class Inputs:
                 for n, v in arguments.items()
             }
             # Inputs come first and in the operator's order; a kernel may give them names of its own.
-            tensors = [told[i.name] for i in operator.inputs if i.name in told]
+            tensors = [
+                {"name": i.name, "value": told[i.name]} if isinstance(i, Size) else told[i.name]
+                for i in operator.inputs
+                if i.name in told
+            ]
             self.written[key] = tensors, {n: v for n, v in told.items() if n in known}
         tensors, named = self.written[key]
         module, _, function = kernel.place.rpartition(":")

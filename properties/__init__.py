@@ -6,6 +6,8 @@ from assay.properties.attention import SOFTMAX_ATTENTION
 from assay.properties.contract import Operator
 from assay.properties.contrastive import CLIP_LOSS, SIGLIP_LOSS
 from assay.properties.discretize import DISCRETIZE
+from assay.properties.hippo import HIPPO_MATRICES
+from assay.properties.hippo_project import HIPPO_PROJECT
 from assay.properties.linear_attention import LINEAR_ATTENTION, UNNORMALIZED_ATTENTION
 from assay.properties.performer import PERFORMER_ATTENTION, RANDOM_FEATURES
 from assay.properties.projection import RANDOM_PROJECTION
@@ -27,6 +29,8 @@ OPERATORS: dict[str, Operator] = {
         SIGLIP_LOSS,
         SELECTIVE_SCAN,
         DISCRETIZE,
+        HIPPO_MATRICES,
+        HIPPO_PROJECT,
     )
 }
 """The operators of assay, by name."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.properties.contract import Integers
+from assay.properties.contract import Integers, Size
 from assay.properties.drawing import DTYPES, Values, place
 from assay.properties.memory import same_bits, under
 from assay.properties.trial import KernelError, NotCovered, Trial, Violation
@@ -49,13 +49,24 @@ def _others(trial: Trial) -> Iterator[tuple[str, dict[str, Any], tuple[Values, .
         if dtype != trial.case.dtype:
             with np.errstate(over="ignore"):
                 cast = {n: given[n].astype(DTYPES[dtype]) for n in tensors}
-            yield f"in {dtype}", {**given, **cast}, None
+            yield f"in {dtype}", {**given, **cast, **({"dtype": dtype} if "dtype" in given else {})}, None
     moved = {i.name: given[i.name] + 1 for i in trial.inputs if isinstance(i, Integers)}
     if moved:
         yield f"with other {' and '.join(moved)}", {**given, **moved}, None
-    yield "with other values", {**given, **{n: _flipped(given[n]) for n in tensors}}, None
-    if trial.subject.differentiable:
+    if tensors:
+        yield "with other values", {**given, **{n: _flipped(given[n]) for n in tensors}}, None
+    else:
+        yield from _under_other_conventions(trial)
+    if trial.differentiable:
         yield "with gradients", given, trial.cotangents
+
+
+def _under_other_conventions(trial: Trial) -> Iterator[tuple[str, dict[str, Any], None]]:
+    """Of what is made from sizes alone, the rest that it may be remembered by."""
+    for name, values in trial.operator.conventions.items():
+        for value in values:
+            if trial.subject.supports(name) and value != trial.case.arguments.get(name, values[0]):
+                yield f"with {name}={value!r}", trial.case.with_arguments(**{name: value}), None
 
 
 def same_memory_other_values(trial: Trial) -> bool:
@@ -83,7 +94,7 @@ def same_memory_other_values(trial: Trial) -> bool:
 
 def _changed(trial: Trial, change: Callable[[Values], Values]) -> dict[str, Any]:
     """The arguments with other values in the inputs, lying in memory as they did."""
-    given = {i.name: trial.case.arguments[i.name] for i in trial.inputs}
+    given = {i.name: trial.case.arguments[i.name] for i in trial.inputs if not isinstance(i, Size)}
     layouts = {n: trial.case.memory.get(n, "contiguous") for n in given}
     return trial.case.with_arguments(**{n: place(change(v), layouts[n]) for n, v in given.items()})
 
@@ -120,7 +131,7 @@ def works_under(wrapper: str) -> Callable[[Trial], bool]:
     """The demand that a kernel keeps its bound under a wrapper of torch."""
 
     def holds(trial: Trial) -> bool:
-        differentiable = trial.subject.differentiable and wrapper != "vmap"
+        differentiable = trial.differentiable and wrapper != "vmap"
         found = trial.called(wrapper, cotangents=trial.cotangents if differentiable else None)
         under(f"under {wrapper}", lambda: trial.agrees(found.outputs))
         if differentiable:

@@ -1,9 +1,10 @@
 """The contract of an operator: what it is, what it takes, and what every right kernel of it satisfies.
 
 A contract needs a name, a definition and inputs; the oracle, the bound, the gradients, the diagnosis and the null
-kernels follow from those. An operator that draws random numbers has no exact answer: it has settings, and
-is judged by its distribution. Everything here is data: frozen dataclasses, tuples and functions, in one literal
-table per operator. `properties/__init__.py` lists the contracts of assay itself; a user's own stand in the user's file.
+kernels follow from those. An operator without tensors makes its arrays from sizes: its definition takes the namespace
+of arrays as the keyword `xp`, and its kernels a `dtype`. One that draws random numbers has no exact answer: it has
+settings, and is judged by its distribution. Everything here is data: frozen dataclasses, tuples and functions, in one
+literal table per operator. `properties/__init__.py` lists the contracts of assay itself; a user's own stand in the user's file.
 """
 
 from __future__ import annotations
@@ -55,6 +56,14 @@ class Integers:
 
 
 @dataclass(frozen=True)
+class Size:
+    """A length that is an argument of its own: of an axis of the output, named by its letter."""
+
+    name: str
+    axes: str
+
+
+@dataclass(frozen=True)
 class Real:
     """A real parameter, a keyword of the definition. Drawn between low and high, uniformly."""
 
@@ -88,6 +97,9 @@ class Positive(Real):
         import numpy as np
 
         return float(np.exp(random.uniform(np.log(self.low), np.log(self.high))))
+
+
+Input = Tensor | Integers | Size
 
 
 @dataclass(frozen=True)
@@ -156,7 +168,7 @@ class Operator:
     name: str
     definition: Definition
     """Of an operator that draws random numbers: a right kernel in NumPy, whose numbers follow from its `seed`."""
-    inputs: tuple[Tensor | Integers, ...] = ()
+    inputs: tuple[Input, ...] = ()
     parameters: tuple[Real, ...] = ()
     conventions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Keywords on which honest codebases differ, with their values; the first is the default."""
@@ -205,8 +217,8 @@ class Operator:
             raise ValueError(f"an operator's name must be an identifier, not {self.name!r}")
         if self.random and (self.samples < 2 or self.inputs or self.parameters):
             raise ValueError(f"operator {self.name}: settings need samples, and neither inputs nor parameters")
-        if not self.random and not any(isinstance(i, Tensor) for i in self.inputs):
-            raise ValueError(f"operator {self.name}: at least one input must be a Tensor")
+        if not self.random and not any(isinstance(i, Tensor | Size) for i in self.inputs):
+            raise ValueError(f"operator {self.name}: at least one input must be a Tensor or a Size")
         names = [i.name for i in self.inputs] + [p.name for p in self.parameters] + list(self.conventions)
         if len(set(names)) < len(names):
             raise ValueError(f"operator {self.name}: two arguments have the same name")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 from hypothesis.internal.constants_ast import Constants
 
-from assay.properties.contract import Integers, Operator, Structure, Tensor
+from assay.properties.contract import Integers, Operator, Size, Structure, Tensor
 from assay.reference.arithmetic.precision import FORMATS, Format
 
 
@@ -209,12 +209,16 @@ def cases(
     given = [i for i in operator.inputs if not (isinstance(i, Tensor) and i.optional) or i.name in structure.given]
     axes = {i.name: structure.axes.get(i.name, i.axes).split() for i in given}
     shapes = {name: tuple(sizes[axis] for axis in letters) for name, letters in axes.items()}
+    if not operator.tensors and supports("dtype"):
+        arguments["dtype"] = dtype
     own: Mapping[str, Any] = {}
     if regime in operator.regimes:
         own = operator.regimes[regime](random, {n: shapes[n] for n in operator.tensors if n in shapes}, FORMATS[dtype])
     for item in given:
         shape = shapes[item.name]
-        if isinstance(item, Integers):
+        if isinstance(item, Size):
+            (arguments[item.name],) = shape
+        elif isinstance(item, Integers):
             memory[item.name] = "contiguous" if pooled else draw(st.sampled_from(MEMORY))
             drawn = _drawn_integers(draw, random, item, shape, reach=POOLED_REACH if pooled else None)
             arguments[item.name] = place(drawn, memory[item.name])

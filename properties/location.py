@@ -15,7 +15,7 @@ import numpy as np
 
 from assay.properties.contract import Integers, Operator
 from assay.properties.drawing import MEMORY, REGIMES, Case, Values
-from assay.properties.trial import Trial, outside
+from assay.properties.trial import Trial, outside, shape_of
 
 
 if TYPE_CHECKING:
@@ -167,9 +167,9 @@ def _gathered(operator: Operator, pieces: Sequence[_Piece]) -> _Elements:
 
 
 def _telling(operator: Operator, piece: _Piece) -> Values:
-    first = piece.trial.case.arguments[operator.tensors[0]]
+    first = piece.trial.case.arguments[operator.tensors[0]] if operator.tensors else None
     nulls = [np.zeros(piece.got.shape, piece.got.dtype)]
-    if first.shape == piece.got.shape:
+    if first is not None and first.shape == piece.got.shape:
         nulls.append(first)
     out = ~piece.wrong
     for null in nulls:
@@ -183,7 +183,7 @@ def _sizes(operator: Operator, case: Case) -> dict[str, int]:
     for item in operator.inputs:
         if item.name not in case.arguments:
             continue
-        shape = np.shape(case.arguments[item.name])
+        shape = shape_of(item, case.arguments)
         axes = item.axes.split()
         if len(axes) == len(shape):
             for axis, length in zip(axes, shape, strict=True):

@@ -60,7 +60,7 @@ def _is_identity(trial: Trial, name: str) -> bool:
 
 
 def every_element_is_written(trial: Trial) -> bool:
-    differentiable = trial.subject.differentiable
+    differentiable = trial.differentiable
     found = trial.called("poison", cotangents=trial.cotangents if differentiable else None)
     under("in memory that held NaN", lambda: trial.agrees(found.outputs))
     if differentiable:
@@ -70,7 +70,7 @@ def every_element_is_written(trial: Trial) -> bool:
 
 def nothing_is_read_outside(trial: Trial) -> bool:
     """What lies beside the inputs, NaN so far, is something else, and the bits stay."""
-    differentiable = trial.subject.differentiable
+    differentiable = trial.differentiable
     cotangents = trial.cotangents if differentiable else None
     one = trial.answer(gradients=differentiable)
     two = trial.called("guards", cotangents=cotangents)
@@ -118,7 +118,7 @@ def repeated_elements(trial: Trial) -> bool:
     if other is None:
         return False
     told = f"with {letter} expanded"
-    if not trial.subject.differentiable:
+    if not trial.differentiable:
         under(told, other.agree)
         return True
     one = trial.rounded(np.asarray(1.0))
@@ -139,7 +139,7 @@ def far_elements(trial: Trial) -> bool:
     arguments = {**trial.case.arguments, name: _apart(trial.case.arguments[name], trial.case.seed)}
     cotangents = None
     told = f"with {name} spread over 2**31 elements"
-    if trial.subject.differentiable:
+    if trial.differentiable:
         cotangents = [_apart(c, trial.case.seed) if _short(c) else c for c in trial.cotangents]
         told = f"with {name} and the cotangents spread over 2**31 elements"
     try:
@@ -147,7 +147,7 @@ def far_elements(trial: Trial) -> bool:
     except MemoryError as error:
         raise NotApplicable(f"there is not enough address space: {error}") from None
     under(told, lambda: trial.agrees(found.outputs))
-    if trial.subject.differentiable:
+    if trial.differentiable:
         under(told, lambda: trial.gradients_agree(found.gradients))
     return True
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from assay.properties.contract import Integers, Operator, Tensor
+from assay.properties.contract import Integers, Operator, Size, Tensor
 from assay.properties.drawing import DTYPES, LONGEST, NEVER_LONG, Values
 from assay.properties.emulated import (
     BACKWARD,
@@ -124,7 +124,7 @@ def mutants(operator: Operator, dtype: str, trials: Sequence[Trial] | None = Non
         *_integers(operator, base),
         *_indices(operator, base, trials),
         *_written(operator, base, trials),
-        *_gradients(operator, base, rich, texts),
+        *(_gradients(operator, base, rich, texts) if operator.differentiated else ()),
         *_classes(operator, base, trials),
         *_by_hand(operator, base),
     ]
@@ -161,7 +161,7 @@ def _slips(operator: Operator, base: Emulated) -> Iterator[Mutant]:
 
 def _keywords(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Iterator[Mutant]:
     """Keywords that are neither parameters nor conventions, ignored."""
-    known = {*operator.conventions, *(p.name for p in operator.parameters), *(i.name for i in operator.inputs)}
+    known = {*operator.conventions, *(p.name for p in operator.parameters), *(i.name for i in operator.inputs), "dtype"}
     drawn = dict.fromkeys(name for t in trials for name in t.case.arguments if name not in known)
     defaults = {n: p.default for n, p in inspect.signature(operator.definition).parameters.items()}
     for name in drawn:
@@ -214,6 +214,8 @@ def _steps(base: Emulated, trials: Sequence[Trial]) -> Iterator[Mutant]:
             text = f"rounds what it returns to {coarse.name} first"
             yield Mutant(f"result in {coarse.name}", "step", text, base.but(keeps=coarse))
     yield Mutant("result truncated", "step", "rounds what it returns toward zero", base.but(mode="toward zero"))
+    if not base.operator.differentiated:
+        return
     for coarse in FORMATS_OF_STEPS:
         text = f"rounds every step of the backward pass to {coarse.name}"
         yield _faulty(base, f"backward in {coarse.name}", text, BACKWARD, coarse)
@@ -273,6 +275,11 @@ def _whole(coarse: Format, values: Values) -> Values:
 
 def _indices(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Iterator[Mutant]:
     for item in operator.inputs:
+        if isinstance(item, Size):
+            for name, text, by in (("more", "plus", 1), ("less", "less", -1)):
+                read = _mapped(item.name, partial(_plus, by))
+                yield Mutant(f"{item.name} one {name}", "index", f"takes {item.name} {text} 1", base, {"read": read})
+            continue
         shapes = [t.case.arguments[item.name].shape for t in trials if item.name in t.case.arguments]
         letters = item.axes.split()
         for axis, letter in enumerate(letters):
@@ -311,6 +318,10 @@ def _indices(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Ite
             base,
             {"read": _mapped(item.name, lambda v: misread(v, strides_of(v), 0))},
         )
+
+
+def _plus(by: int, size: int) -> int:
+    return max(size + by, 0)
 
 
 def _rolled(axis: int, values: Values) -> Values:
@@ -407,7 +418,7 @@ def _doubled(out: Values, index: Any, memory: Memory) -> None:
 
 def _classes(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Iterator[Mutant]:
     limits = FORMATS[base.dtype]
-    first = operator.tensors[0]
+    first = next(iter(operator.tensors), "")
     large = 2.0 ** (limits.emax // 2)
     other = DTYPES["float64" if base.kept(0).name == "float32" else "float32"]
 
@@ -428,11 +439,12 @@ def _classes(operator: Operator, base: Emulated, trials: Sequence[Trial]) -> Ite
     if any(t.exact[0].midpoint.size > 1 for t in trials):
         yield mutant("mean", "returns the mean of the right answer", lambda o, m, a: _mean(o), "null")
     yield mutant("stale", "returns what the previous call of that shape returned", _whole_stale, "null")
-    if any(t.case.arguments[first].shape == t.exact[0].shape for t in trials):
+    if first and any(t.case.arguments[first].shape == t.exact[0].shape for t in trials):
         yield mutant(
             "copy", f"returns {first}", lambda o, m, a: np.array(a[first]) if a[first].shape == o.shape else o, "null"
         )
-    yield Mutant("input overwritten", "memory", f"writes its result over {first}", base, {"touched": (first,)})
+    if first:
+        yield Mutant("input overwritten", "memory", f"writes its result over {first}", base, {"touched": (first,)})
     yield mutant("other bits at each call", "moves another element by one unit at each call", _flicker, "memory")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -37,6 +38,8 @@ class Check:
     """Owed only where the kernel claims to work under this."""
     divided: bool = True
     """It can be demanded of a kernel over several ranks."""
+    of_tensors: bool = False
+    """It says nothing of an operator without tensors."""
 
     @property
     def universal(self) -> bool:
@@ -65,7 +68,7 @@ def _agrees(trial: Trial) -> bool:
 
 
 def _gradients_agree(trial: Trial) -> bool:
-    if not trial.subject.differentiable:
+    if not trial.differentiable:
         return False
     trial.agree_in_gradients()
     return True
@@ -93,13 +96,15 @@ UNIVERSAL = (
         "the same for every gradient, for random non-contiguous cotangents",
         _gradients_agree,
         differentiates=True,
+        of_tensors=True,
     ),
-    Check("inputs_are_untouched", "no input is changed by a call", memory.inputs_are_untouched),
+    Check("inputs_are_untouched", "no input is changed by a call", memory.inputs_are_untouched, of_tensors=True),
     Check(
         "nothing_is_written_outside",
         "memory beside the inputs is not changed",
         memory.nothing_is_written_outside,
         hosted=True,
+        of_tensors=True,
     ),
     Check(
         "outputs_own_their_memory",
@@ -119,22 +124,26 @@ def _in_turn(
     emulated: bool = False,
     under: str = "",
     divided: bool = True,
+    of_tensors: bool = False,
 ) -> Check:
-    return Check(name, law, holds, group="robustness", hosted=not emulated, under=under, divided=divided)
+    group: Group = "robustness"
+    return Check(name, law, holds, False, group, (), not emulated, under, divided, of_tensors)
 
+
+_of_memory = partial(_in_turn, of_tensors=True)
 
 ROBUSTNESS = (
     _in_turn("every_element_is_written", "fresh memory full of NaN changes nothing", memory.every_element_is_written),
-    _in_turn("nothing_is_read_outside", "memory beside the inputs changes nothing", memory.nothing_is_read_outside),
-    _in_turn("any_memory_layout", "strides and offsets change nothing", memory.any_memory_layout, emulated=True),
-    _in_turn("repeated_elements", "an axis may have stride 0", memory.repeated_elements),
-    _in_turn("far_elements", "elements may be 2**31 apart", memory.far_elements),
+    _of_memory("nothing_is_read_outside", "memory beside the inputs changes nothing", memory.nothing_is_read_outside),
+    _of_memory("any_memory_layout", "strides and offsets change nothing", memory.any_memory_layout, emulated=True),
+    _of_memory("repeated_elements", "an axis may have stride 0", memory.repeated_elements),
+    _of_memory("far_elements", "elements may be 2**31 apart", memory.far_elements),
     _in_turn(
         "earlier_calls_have_no_effect",
         "other calls between two equal ones change nothing",
         calls.earlier_calls_have_no_effect,
     ),
-    _in_turn(
+    _of_memory(
         "same_memory_other_values",
         "what the same tensors held earlier changes nothing",
         calls.same_memory_other_values,
@@ -151,13 +160,19 @@ ROBUSTNESS = (
         shapes.malformed_shapes_raise,
         divided=False,
     ),
-    _in_turn(
+    _of_memory(
         "integers_for_floats_raise",
         "an integer tensor for a real one is refused, or taken as its numbers",
         shapes.integers_for_floats_raise,
     ),
     *(
-        _in_turn(f"works_under_{name}", f"the bounds hold under {name}", calls.works_under(name), under=name)
+        _in_turn(
+            f"works_under_{name}",
+            f"the bounds hold under {name}",
+            calls.works_under(name),
+            under=name,
+            of_tensors=name == "vmap",
+        )
         for name in ("compile", "vmap", "autocast")
     ),
 )
@@ -176,7 +191,8 @@ def checks(operator: Operator) -> tuple[Check, ...]:
     batched = any("b" in i.axes.split() for i in operator.inputs)
     integral = any(isinstance(i, Integers) for i in operator.inputs)
     own = tuple(_from_property(p, "contract") for p in operator.properties)
-    return (*UNIVERSAL, *ROBUSTNESS, *((BATCHED,) if batched else ()), *((INTEGRAL,) if integral else ()), *own)
+    every = (*UNIVERSAL, *ROBUSTNESS, *((BATCHED,) if batched else ()), *((INTEGRAL,) if integral else ()))
+    return (*(c for c in every if operator.tensors or not c.of_tensors), *own)
 
 
 def _from_property(rule: Property | Statistic, group: Group) -> Check:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.properties.contract import Integers, Tensor
+from assay.properties.contract import Integers, Size, Tensor
 from assay.properties.drawing import NEVER_LONG, Values
 from assay.properties.memory import under
 from assay.properties.trial import KernelError, NotCovered, Trial, Violation, outside
@@ -127,6 +127,9 @@ def malformed_shapes_raise(trial: Trial) -> bool:
 
 def _malformed(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
     given = trial.case.arguments
+    for item in trial.inputs:
+        if isinstance(item, Size):
+            yield f"{item.name} = -1", {**given, item.name: -1}
     for letter, n in trial.lengths.items():
         sharing = trial.along(letter)
         for name, axis in sharing if len(sharing) > 1 and n > 1 else ():  # one is broadcast by many, and means it

@@ -32,7 +32,7 @@ from assay.reference.arithmetic.adjoint import Adjoint, Node, ordered
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.formatted import of
 from assay.reference.arithmetic.objects import Ball, enclosure
-from assay.reference.arithmetic.oracle import as_tuple, evaluate, lift
+from assay.reference.arithmetic.oracle import applied, evaluate, lift
 
 
 SIGMAS = 8
@@ -256,7 +256,7 @@ def _coherent(text: Definition, fit: _Fit, projection: Values) -> float:
         for name, value in lifted.items():
             if isinstance(value, Node):
                 lifted[name] = tape.variable(value.value)
-        output = as_tuple(text(**lifted))[0]
+        output = applied(text, tape, lifted)[0]
         kept = fit.trial.formats[0]
         for node, g in tape.sweep(ordered(output), output, below.lift(projection)):
             total += of(node.value).roundoff(node.step) * _moved(node.value, g)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.properties.contract import Integers, Operator, Tensor, Work
+from assay.properties.contract import Integers, Operator, Size, Tensor, Work
 from assay.properties.drawing import DTYPES, Case
 
 
@@ -19,11 +19,15 @@ def timed_case(operator: Operator, name: str, dtype: str, *, seed: int = 0) -> C
         if isinstance(item, Tensor) and item.optional:
             continue
         shape = tuple(structure.sizes[axis] for axis in structure.axes.get(item.name, item.axes).split())
-        if isinstance(item, Integers):
+        if isinstance(item, Size):
+            (arguments[item.name],) = shape
+        elif isinstance(item, Integers):
             counted = np.arange(shape[0], dtype=np.int64).reshape(-1, *(1,) * (len(shape) - 1))
             arguments[item.name] = np.ascontiguousarray(np.broadcast_to(counted, shape))
         else:
             arguments[item.name] = random.standard_normal(shape, dtype=np.float32).astype(DTYPES[dtype])
+    if not operator.tensors:
+        arguments["dtype"] = dtype
     for parameter in operator.parameters:
         arguments[parameter.name] = parameter.default
     return Case(dtype, arguments, "ordinary", seed)

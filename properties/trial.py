@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from assay.properties.contract import Definition, Integers, Operator, Tensor
+from assay.properties.contract import Definition, Input, Operator, Size
 from assay.properties.drawing import CONTINUOUS, DTYPES, Case, Values
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.bounded import Bounded
@@ -217,9 +217,14 @@ class Trial:
         return tuple(n for n in self.operator.tensors if self.case.arguments.get(n) is not None)
 
     @property
-    def inputs(self) -> tuple[Tensor | Integers, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """The inputs of the case."""
         return tuple(i for i in self.operator.inputs if self.case.arguments.get(i.name) is not None)
+
+    @property
+    def differentiable(self) -> bool:
+        """Does the kernel owe gradients?"""
+        return self.subject.differentiable and bool(self.by)
 
     # The kernel --------------------------------------------------------------------------------------------------
 
@@ -275,7 +280,7 @@ class Trial:
 
     def gradients(self, **changes: Any) -> dict[str, Array] | None:
         """The kernel's gradients likewise; None where it has none. The cotangents are random."""
-        if not self.subject.differentiable:
+        if not self.differentiable:
             return None
         if changes:
             arguments = self.case.with_arguments(**changes)
@@ -298,7 +303,7 @@ class Trial:
         found: dict[str, int] = {}
         changed: set[str] = set()
         for item in self.inputs:
-            letters, shape = item.axes.split(), self.case.arguments[item.name].shape
+            letters, shape = item.axes.split(), shape_of(item, self.case.arguments)
             if len(letters) == len(shape):
                 found |= dict(zip(letters, shape, strict=True))
             else:
@@ -307,7 +312,7 @@ class Trial:
 
     def along(self, letter: str) -> list[tuple[str, int]]:
         """The inputs that have an axis, and which it is of each."""
-        inputs = [(i.name, i.axes.split()) for i in self.inputs]
+        inputs = [(i.name, i.axes.split()) for i in self.inputs if not isinstance(i, Size)]
         return [
             (name, axes.index(letter))
             for name, axes in inputs
@@ -317,6 +322,7 @@ class Trial:
     def resized(self, sizes: Mapping[str, int]) -> dict[str, Any]:
         """The arguments with some axes of other lengths: cut, or repeated from the start."""
         arguments = dict(self.case.arguments)
+        arguments |= {i.name: sizes[i.axes] for i in self.inputs if isinstance(i, Size) and i.axes in sizes}
         for letter, size in sizes.items():
             for name, axis in self.along(letter):
                 arguments[name] = np.take(arguments[name], np.arange(size) % self.lengths[letter], axis)
@@ -522,6 +528,12 @@ class Trial:
                 raise Violation(f"there is no gradient of {name}")
             if name in shapes:
                 _check_array(f"gradient of {name}", gradients[name], shapes[name], (self._format_of_gradient(name),))
+
+
+def shape_of(item: Input, arguments: Mapping[str, Any]) -> tuple[int, ...]:
+    """The lengths of the axes of an input."""
+    value = arguments[item.name]
+    return (int(value),) if isinstance(item, Size) else tuple(value.shape)
 
 
 def _key(changes: Mapping[str, Any]) -> Any:

@@ -33,3 +33,28 @@ def cont2discrete(
     system = a, b, np.zeros((1, len(a)), a.dtype), np.zeros((1, 1), a.dtype)
     ad, bd, *_ = signal.cont2discrete(system, dt, METHODS[method], alpha=alpha if method == "gbt" else None)
     return torch.from_numpy(ad), torch.from_numpy(bd[:, 0].copy())
+
+
+@kernel("hippo_project", form="eliminated", dtypes=("float64", "float32"), backward="none", requires=("scipy",))
+def cont2discrete_steps(f: torch.Tensor, n: int, *, method: str = "zoh") -> torch.Tensor:
+    """A call of `cont2discrete` for each sample, of A/k and B/k; zoh over the logarithm of the ratio of times."""
+    import math
+
+    import numpy as np
+    import torch
+    from scipy import signal
+
+    if n < 1:
+        raise NotImplementedError("takes a state at least")
+    i = np.arange(n)
+    root = np.sqrt(2 * i + 1)
+    a, b = -(np.tril(np.outer(root, root), -1) + np.diag(i + 1.0)), root[:, None]
+    given = f.numpy()
+    out = np.zeros((len(given), n))
+    out[:1, :1] = given[:1, None]
+    for k in range(1, len(given)):
+        scale, dt = (1, math.log1p(1 / k)) if method == "zoh" else (k, 1.0)
+        system = a / scale, b / scale, np.zeros((1, n)), np.zeros((1, 1))
+        ad, bd, *_ = signal.cont2discrete(system, dt, METHODS[method])
+        out[k] = ad @ out[k - 1] + bd[:, 0] * given[k]
+    return torch.from_numpy(out).to(torch.promote_types(f.dtype, torch.float32))  # of integers, of real numbers too

@@ -1,4 +1,5 @@
-"""torch: `scaled_dot_product_attention`, each backend by itself, `flex_attention`, not compiled, and `matrix_exp`.
+"""torch: `scaled_dot_product_attention`, each backend by itself, `flex_attention`, not compiled, `matrix_exp`, and
+`solve_triangular` in a loop.
 
 `is_causal` is aligned top-left; it excludes `attn_mask`. A mask of numbers has the dtype of the query. A backend that
 cannot run on what it is given raises a RuntimeError that names it: not covered.
@@ -128,3 +129,22 @@ def matrix_exp(
     both = torch.nn.functional.pad(torch.cat((A, B[:, None]), dim=1), (0, 0, 0, 1))
     found = torch.linalg.matrix_exp(dt * both)[:n]
     return found[:, :n].clone(), found[:, n].clone()
+
+
+@kernel("hippo_project", form="rows", dtypes=("float64", "float32"))
+def solve_triangular(f: torch.Tensor, n: int, *, method: str = "zoh") -> torch.Tensor:
+    """The plain loop over the samples: a matrix is made, and a system solved, for each."""
+    import torch
+
+    if method not in ("bilinear", "backward"):
+        raise NotImplementedError("solves systems")
+    part = 0.5 if method == "bilinear" else 1.0
+    i = torch.arange(n, dtype=f.dtype, device=f.device)
+    root = (2 * i + 1).sqrt()
+    A = -((root[:, None] * root).tril(-1) + torch.diag(i + 1))
+    one = torch.eye(n, dtype=f.dtype, device=f.device)
+    rows = [f[:1] * one[0]] if n and len(f) else []
+    for k in range(1, len(f)) if n else ():
+        right = rows[-1] + (1 - part) / k * (A @ rows[-1]) + root / k * f[k]
+        rows.append(torch.linalg.solve_triangular(one - part / k * A, right[:, None], upper=False)[:, 0])
+    return torch.stack(rows) if rows else f[:, None] * root

@@ -28,7 +28,7 @@ from assay.reference.arithmetic.array import Array, Part, Uncertain
 from assay.reference.arithmetic.bounded import Bounded
 from assay.reference.arithmetic.complex import paired
 from assay.reference.arithmetic.formatted import EXTENDED, of
-from assay.reference.arithmetic.oracle import Arguments, Definition, as_tuple, lift
+from assay.reference.arithmetic.oracle import Arguments, Definition, applied, lift
 from assay.reference.arithmetic.precision import Format, Precision
 
 
@@ -50,7 +50,7 @@ def adjoint_bound(
     local = Local(precision)
     tape = Everything(local)
     with local.context():
-        output = paired(as_tuple(text(**{name: lift(tape, value) for name, value in arguments.items()}))[0])
+        output = paired(applied(text, tape, {name: lift(tape, value) for name, value in arguments.items()})[0])
         assert isinstance(output, Node)
         steps = dict(local.steps)
         order = ordered(output)

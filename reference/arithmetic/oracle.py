@@ -7,6 +7,7 @@ a radius that encloses what is not known.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,10 +63,17 @@ def lift(xp: Arithmetic, value: Any) -> Any:
     return xp.parameter(value) if isinstance(value, float) else value
 
 
+def applied(definition: Definition, xp: Arithmetic, lifted: Arguments) -> tuple[Any, ...]:
+    """The outputs of a definition at arguments that are lifted. One that makes its arrays from sizes alone has the
+    keyword `xp`, and is told the arithmetic."""
+    told = {"xp": xp} if "xp" in inspect.signature(definition).parameters else {}
+    return as_tuple(definition(**lifted, **told))
+
+
 def evaluate(definition: Definition, xp: Arithmetic, arguments: Arguments) -> tuple[Array, ...]:
     """The outputs of a definition in the arithmetic xp."""
     with xp.context():
-        return as_tuple(definition(**{name: lift(xp, value) for name, value in arguments.items()}))
+        return applied(definition, xp, {name: lift(xp, value) for name, value in arguments.items()})
 
 
 def differentiate(
@@ -86,7 +94,7 @@ def differentiate(
         for name in by:
             lifted[name] = _each(lifted[name], lambda node: tape.variable(node.value))
         variables = [node for name in by for node in _reals(lifted[name])]
-        outputs = as_tuple(definition(**lifted))
+        outputs = applied(definition, tape, lifted)
         total: list[Array] = []
         for output, cotangent in zip(outputs, cotangents, strict=True):
             for node, weight in zip(_reals(output), _reals(lift(below, np.asarray(cotangent))), strict=True):

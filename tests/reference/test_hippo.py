@@ -10,10 +10,11 @@ import flint
 import numpy as np
 import pytest
 
+from assay.properties.hippo import HIPPO_MATRICES
 from assay.reference import hippo
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.linear import expm, identity, solve
-from assay.reference.arithmetic.objects import Ball, enclosure
+from assay.reference.arithmetic.objects import Ball, Exact, enclosure
 
 
 BITS = 400
@@ -173,5 +174,34 @@ def test_numpy_and_balls_agree(measure: str) -> None:
 def test_unknown_measures_are_refused() -> None:
     with pytest.raises(ValueError, match="legs, legt"):
         hippo.hippo_matrices(2, measure="legendre", xp=np)
+    with pytest.raises(ValueError, match="must not be negative"):
+        hippo.hippo_matrices(-1, xp=np)
+    with pytest.raises(ValueError, match="window must be"):
+        hippo.hippo_matrices(2, window="3", xp=np)
     with pytest.raises(ValueError, match="legs, legt"):
         hippo.low_rank(2, measure="lmu", xp=np)
+
+
+@pytest.mark.parametrize("form", ["roots", "scaled"])
+@pytest.mark.parametrize("measure", hippo.MEASURES)
+def test_forms_are_equal_in_exact_arithmetic(measure: str, form: str) -> None:
+    text = HIPPO_MATRICES.forms[form]
+    exact = Exact(BITS)
+    for n in (0, 1, 2, 5):
+        for got, want in zip(
+            text(n, measure=measure, xp=exact), hippo.hippo_matrices(n, measure=measure, xp=exact), strict=True
+        ):
+            assert got.shape == want.shape
+            assert all(abs(a - b) < 2.0**-300 for a, b in zip(got.parts[0].flat, want.parts[0].flat, strict=True))
+
+
+def test_windows_and_signs() -> None:
+    for measure in hippo.MEASURES:
+        a, b = hippo.hippo_matrices(4, measure=measure, xp=np)
+        half, less = hippo.hippo_matrices(4, measure=measure, window="2", xp=np)
+        turned, same = hippo.hippo_matrices(4, measure=measure, sign="paper", xp=np)
+        by = 2 if measure in ("legt", "lmu", "fout") else 1
+        np.testing.assert_array_equal(by * half, a)
+        np.testing.assert_array_equal(by * less, b)
+        np.testing.assert_array_equal(turned, -a if measure in ("legs", "legt") else a)
+        np.testing.assert_array_equal(same, b)
