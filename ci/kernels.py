@@ -38,6 +38,7 @@ MODULES = (
     "assay.impl.contrastive",
     "assay.impl.selective_scan",
     "assay.impl.discretize",
+    "assay.impl.state_space",
     "assay.impl.triton.rope",
     "assay.impl.triton.linear_attention",
     "assay.impl.triton.contrastive",

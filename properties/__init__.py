@@ -11,6 +11,7 @@ from assay.properties.performer import PERFORMER_ATTENTION, RANDOM_FEATURES
 from assay.properties.projection import RANDOM_PROJECTION
 from assay.properties.rope import ROPE
 from assay.properties.selective_scan import SELECTIVE_SCAN
+from assay.properties.state_space import SSM_KERNEL, SSM_SCAN
 
 
 OPERATORS: dict[str, Operator] = {
@@ -27,6 +28,8 @@ OPERATORS: dict[str, Operator] = {
         SIGLIP_LOSS,
         SELECTIVE_SCAN,
         DISCRETIZE,
+        SSM_SCAN,
+        SSM_KERNEL,
     )
 }
 """The operators of assay, by name."""

@@ -112,6 +112,8 @@ class Structure:
     sizes: Sizes = field(default_factory=dict)
     given: tuple[str, ...] = ()
     """The optional inputs that the case has."""
+    regime: str = ""
+    """Of a timed case: the regime, one of the contract's own, whose numbers it has; ordinary ones otherwise."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, singledispatch
 from types import CodeType
 from typing import Any
 
@@ -70,7 +70,7 @@ def _inside() -> set[str]:
     if not _FILES:
         _FILES.update(m.__file__ for n, m in sys.modules.items() if n.startswith(arithmetic.__name__) and m.__file__)
         _FILES.add(__file__)
-        _FILES.add(inspect.getfile(contextmanager))
+        _FILES.update((inspect.getfile(contextmanager), inspect.getfile(singledispatch)))
     return _FILES
 
 

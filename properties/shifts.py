@@ -258,7 +258,7 @@ def _coherent(text: Definition, fit: _Fit, projection: Values) -> float:
                 lifted[name] = tape.variable(value.value)
         output = as_tuple(text(**lifted))[0]
         kept = fit.trial.formats[0]
-        for node, g in tape.sweep(ordered(output), output, below.lift(projection)):
+        for node, g in tape.sweep(ordered(output), (output, below.lift(projection))):
             total += of(node.value).roundoff(node.step) * _moved(node.value, g)
         total += kept.u * _moved(output.value, below.lift(projection))
     return total

@@ -87,12 +87,12 @@ def differentiate(
             lifted[name] = _each(lifted[name], lambda node: tape.variable(node.value))
         variables = [node for name in by for node in _reals(lifted[name])]
         outputs = as_tuple(definition(**lifted))
-        total: list[Array] = []
-        for output, cotangent in zip(outputs, cotangents, strict=True):
-            for node, weight in zip(_reals(output), _reals(lift(below, np.asarray(cotangent))), strict=True):
-                shares = tape.gradients(node, weight, variables)
-                total = [a + b for a, b in zip(total, shares, strict=True)] if total else shares
-        rest = iter(total)
+        pulled = [
+            pair
+            for output, cotangent in zip(outputs, cotangents, strict=True)
+            for pair in zip(_reals(output), _reals(lift(below, np.asarray(cotangent))), strict=True)
+        ]
+        rest = iter(tape.gradients(pulled, variables))
         found = {name: _each(lifted[name], lambda _: next(rest)) for name in by}
     return tuple(_each(o, lambda node: node.value) for o in outputs), found
 
