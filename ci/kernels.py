@@ -39,6 +39,7 @@ MODULES = (
     "assay.impl.selective_scan",
     "assay.impl.discretize",
     "assay.impl.state_space",
+    "assay.impl.convolution",
     "assay.impl.triton.rope",
     "assay.impl.triton.linear_attention",
     "assay.impl.triton.contrastive",

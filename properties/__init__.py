@@ -5,6 +5,7 @@ from __future__ import annotations
 from assay.properties.attention import SOFTMAX_ATTENTION
 from assay.properties.contract import Operator
 from assay.properties.contrastive import CLIP_LOSS, SIGLIP_LOSS
+from assay.properties.convolution import FFT_CONVOLVE
 from assay.properties.discretize import DISCRETIZE
 from assay.properties.linear_attention import LINEAR_ATTENTION, UNNORMALIZED_ATTENTION
 from assay.properties.performer import PERFORMER_ATTENTION, RANDOM_FEATURES
@@ -30,6 +31,7 @@ OPERATORS: dict[str, Operator] = {
         DISCRETIZE,
         SSM_SCAN,
         SSM_KERNEL,
+        FFT_CONVOLVE,
     )
 }
 """The operators of assay, by name."""

@@ -19,6 +19,7 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from assay.reference.arithmetic.recurrence import recurrence
+from assay.reference.arithmetic.transform import toeplitz
 
 
 CHUNK = 64
@@ -183,13 +184,6 @@ def chunked(u: Any, Ab: Any, Bb: Any, C: Any, state: Any) -> tuple[Any, Any]:
             kept = square @ kept if rest >> i & 1 else kept
         x = backwards[:, size - rest :] @ last + kept
     return xp.concat(pieces, axis=1), x.mT
-
-
-def toeplitz(kernel: Any) -> Any:
-    """T[t, t] with T_kj = K_{k-j}, 0 above the diagonal."""
-    xp, t = array_namespace(kernel), kernel.shape[0]
-    line = xp.concat([xp.flip(kernel, axis=0), xp.zeros((t,), dtype=kernel.dtype)], axis=0)
-    return xp.stack([line[t - 1 - k : 2 * t - 1 - k] for k in range(t)], axis=0)
 
 
 # Parts of the formula -------------------------------------------------------------------------------------------------

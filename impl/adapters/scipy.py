@@ -7,12 +7,16 @@ computes and returns in float64.
 
 `dlsim` and `dimpulse` have y_k = C x_k + D u_k of that state, one position behind ours: a position more is asked for,
 whose input does not matter, and the first, which is D u_0 and what the state before it says, is left out.
+
+`fftconvolve` and `oaconvolve` return all 2 t - 1 positions, `lfilter` those of its input.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from assay.impl.adapters._inputs import as_long
 from assay.impl.kernel import kernel
 
 
@@ -70,3 +74,40 @@ def _delayed(Ab: torch.Tensor, Bb: torch.Tensor, C: torch.Tensor) -> tuple[Any, 
     import numpy as np
 
     return Ab.numpy(), Bb.numpy()[:, None], C.numpy()[None, :], np.zeros((1, 1)), 1
+
+
+def _convolved(function: Callable[..., Any], u: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
+    """The positions that a causal convolution has, of the full one."""
+    import torch
+
+    if not as_long(u, K):
+        return u + K
+    full = function(u.numpy(), K.expand(u.shape).numpy(), axes=-1)
+    return torch.from_numpy(full[..., : u.shape[-1]].copy())
+
+
+@kernel("fft_convolve", dtypes=("float64", "float32"), backward="none", requires=("scipy",))
+def fftconvolve(u: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
+    from scipy import signal
+
+    return _convolved(signal.fftconvolve, u, K)
+
+
+@kernel("fft_convolve", dtypes=("float64", "float32"), backward="none", requires=("scipy",))
+def oaconvolve(u: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
+    from scipy import signal
+
+    return _convolved(signal.oaconvolve, u, K)
+
+
+@kernel("fft_convolve", form="direct", dtypes=("float64", "float32"), backward="none", requires=("scipy",))
+def lfilter(u: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
+    """A filter of as many taps as there are positions, channel by channel."""
+    import numpy as np
+    import torch
+    from scipy import signal
+
+    if not as_long(u, K):
+        return u + K
+    channels = [signal.lfilter(k, np.ones(1, k.dtype), x) for k, x in zip(K.numpy(), u.unbind(1), strict=True)]
+    return torch.from_numpy(np.stack(channels, axis=1))

@@ -1,4 +1,5 @@
-"""torch: `scaled_dot_product_attention`, each backend by itself, `flex_attention`, not compiled, and `matrix_exp`.
+"""torch: `scaled_dot_product_attention`, each backend by itself, `flex_attention`, not compiled, `matrix_exp`, and
+convolution, by `conv1d` and by `rfft`.
 
 `is_causal` is aligned top-left; it excludes `attn_mask`. A mask of numbers has the dtype of the query. A backend that
 cannot run on what it is given raises a RuntimeError that names it: not covered.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from assay.impl.adapters._inputs import as_long
 from assay.impl.kernel import kernel
 
 
@@ -128,3 +130,26 @@ def matrix_exp(
     both = torch.nn.functional.pad(torch.cat((A, B[:, None]), dim=1), (0, 0, 0, 1))
     found = torch.linalg.matrix_exp(dt * both)[:n]
     return found[:, :n].clone(), found[:, n].clone()
+
+
+@kernel("fft_convolve", form="fft", dtypes=("float64", "float32"), requires=("torch",))
+def rfft(u: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
+    """As models of long convolutions write it: to twice the length."""
+    import torch
+
+    t = u.shape[-1]
+    if not as_long(u, K):
+        return u + K
+    spectrum = torch.fft.rfft(u, n=2 * t) * torch.fft.rfft(K, n=2 * t)
+    return torch.fft.irfft(spectrum, n=2 * t)[..., :t]
+
+
+@kernel("fft_convolve", form="direct", dtypes=EVERY, requires=("torch",))
+def conv1d(u: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
+    """A filter for each channel, with zeros before the first position."""
+    import torch
+
+    if not as_long(u, K):
+        return u + K
+    padded = torch.nn.functional.pad(u, (u.shape[-1] - 1, 0))
+    return torch.nn.functional.conv1d(padded, K.flip(-1)[:, None], groups=u.shape[1])
