@@ -40,6 +40,7 @@ MODULES = (
     "assay.impl.discretize",
     "assay.impl.state_space",
     "assay.impl.convolution",
+    "assay.impl.s4",
     "assay.impl.triton.rope",
     "assay.impl.triton.linear_attention",
     "assay.impl.triton.contrastive",

@@ -16,7 +16,7 @@ from rich.text import Text
 from assay.kernels import UsageError, load
 from assay.properties import OPERATORS
 from assay.properties.contract import Operator
-from assay.properties.matrix import DTYPES, Bench, Outcome, Score, idle, matrix, scores, unused
+from assay.properties.matrix import DTYPES, Bench, Outcome, Score, dtypes as dtypes_of, idle, matrix, scores, unused
 
 
 FATES = {"killed": "green", "equivalent": "dim", "legal": "dim", "explained": "yellow", "survived": "bold red"}
@@ -82,7 +82,7 @@ def run(place: str | None, dtypes: Sequence[str] | None, *, full: bool, jobs: in
     """Judge every mutant of the operators named; progress goes to stderr."""
     found = operators_in(place)
     asked = tuple(dtypes or DTYPES)
-    tasks = [Task(where, o.name, dtype, full) for where, o in found for dtype in asked]
+    tasks = [Task(where, o.name, dtype, full) for where, o in found for dtype in dtypes_of(o, asked)]
     every = set(DTYPES) <= set(asked)
     out = {o.name: Matrix(o, full, every) for _, o in found}
     for task, (outcomes, scored) in zip(tasks, _judged(tasks, jobs), strict=True):

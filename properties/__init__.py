@@ -11,6 +11,7 @@ from assay.properties.linear_attention import LINEAR_ATTENTION, UNNORMALIZED_ATT
 from assay.properties.performer import PERFORMER_ATTENTION, RANDOM_FEATURES
 from assay.properties.projection import RANDOM_PROJECTION
 from assay.properties.rope import ROPE
+from assay.properties.s4 import S4D_KERNEL
 from assay.properties.selective_scan import SELECTIVE_SCAN
 from assay.properties.state_space import SSM_KERNEL, SSM_SCAN
 
@@ -32,6 +33,7 @@ OPERATORS: dict[str, Operator] = {
         SSM_SCAN,
         SSM_KERNEL,
         FFT_CONVOLVE,
+        S4D_KERNEL,
     )
 }
 """The operators of assay, by name."""

@@ -20,7 +20,7 @@ from hypothesis.strategies import SearchStrategy
 
 from assay.properties.contract import Operator, Property
 from assay.properties.diagnosis import Finding, Inferred, agrees, diagnose, infer
-from assay.properties.drawing import Case, Values, cases
+from assay.properties.drawing import COMPLEX, DTYPES, Case, Values, cases
 from assay.properties.robustness import AGREEMENT, Check, Group, checks
 from assay.properties.shifts import FEWEST, Shift, shifts
 from assay.properties.statistics import Samples, rejects_nulls, samples
@@ -140,6 +140,9 @@ def examine(
     """Judge a kernel. `conventions`: those that it claims to follow; `only`: the names of the properties to try;
     `prepared`: trials of another kernel with the same claims, whose cases and truth are taken instead of drawn."""
     demands = [c for c in checks(operator) if only is None or c.name in only]
+    if operator.complex and dtype not in COMPLEX:
+        told = f"{operator.name} takes complex numbers, of which there are none in {dtype}"
+        return Examination(subject.name, dtype, [Result(c.name, "skipped", message=told) for c in demands])
     judged, uncovered = _conventions(operator, subject, dict(conventions or {}))
     run = _Run(operator, subject, dtype, judged, effort, demands, progress)
     if prepared is None:
@@ -198,6 +201,8 @@ def identify(operator: Operator, subject: Subject, dtype: str, effort: Effort) -
         passes = examine(operator, subject, dtype, effort=effort).verdict == "pass"
         settings = len(operator.settings)
         return Identified({}, Inferred("definition", natural(dtype).name, 0.0), settings, settings) if passes else None
+    if operator.complex and dtype not in COMPLEX:
+        return None
     fixed = {n: v for n, v in operator.conventions.items() if not subject.supports(n)}
     judged = {n: v[:1] for n, v in operator.conventions.items()}
     run = _Run(operator, subject, dtype, judged, effort, (AGREEMENT,), None)
@@ -403,14 +408,14 @@ class _Run:
         """Does the bound reject every null kernel here?"""
         exact, bound = trial.exact[0], trial.bound[0]
         first = trial.case.arguments[self.operator.tensors[0]]
-        dtype = first.dtype
+        dtype = DTYPES[self.dtype]
         with np.errstate(all="ignore"):
             mean = np.full(exact.shape, exact.midpoint.mean() if exact.midpoint.size else 0).astype(dtype)
         nulls = [np.zeros(exact.shape, dtype)]
         if exact.midpoint.size > 1:
             nulls.append(mean)
         if first.shape == exact.shape and trial.case.regime != "zeros":
-            nulls.append(first)
+            nulls.append(first.real)
         stale = self._stale.get(exact.shape)
         if stale is not None:
             nulls.append(stale)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from assay.properties.contract import Integers, Operator, Tensor, Work
-from assay.properties.drawing import DTYPES, Case
+from assay.properties.drawing import DTYPES, Case, rounded
 from assay.reference.arithmetic.precision import FORMATS
 
 
@@ -28,12 +28,15 @@ def timed_case(operator: Operator, name: str, dtype: str, *, seed: int = 0) -> C
     for item in required:
         shape = shapes[item.name]
         if item.name in own:
-            arguments[item.name] = np.ascontiguousarray(np.asarray(own[item.name], np.float64).astype(DTYPES[dtype]))
+            arguments[item.name] = np.ascontiguousarray(rounded(np.asarray(own[item.name]), dtype))
         elif isinstance(item, Integers):
             counted = np.arange(shape[0], dtype=np.int64).reshape(-1, *(1,) * (len(shape) - 1))
             arguments[item.name] = np.ascontiguousarray(np.broadcast_to(counted, shape))
         else:
-            arguments[item.name] = random.standard_normal(shape, dtype=np.float32).astype(DTYPES[dtype])
+            values = random.standard_normal(shape, dtype=np.float32)
+            if isinstance(item, Tensor) and item.complex:
+                values = values + 1j * random.standard_normal(shape, dtype=np.float32)
+            arguments[item.name] = rounded(values, dtype)
     for parameter in operator.parameters:
         arguments[parameter.name] = own.get(parameter.name, parameter.default)
     return Case(dtype, arguments, "ordinary", seed)

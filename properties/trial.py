@@ -14,9 +14,10 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from assay.properties.contract import Definition, Integers, Operator, Tensor
-from assay.properties.drawing import CONTINUOUS, DTYPES, Case, Values
+from assay.properties.drawing import CONTINUOUS, DTYPES, Case, Values, parted, rounded
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.bounded import Bounded
+from assay.reference.arithmetic.complex import paired
 from assay.reference.arithmetic.independent import Independent
 from assay.reference.arithmetic.oracle import (
     Arguments,
@@ -283,7 +284,7 @@ class Trial:
         else:
             bounds, found = self.gradient_bound, self.answer(gradients=True).gradients
         self._check_gradients(found, {n: b.shape for n, b in bounds.items()})
-        return {n: JUDGE.approximate(found[n], bounds[n]) for n in self.by}
+        return {n: JUDGE.approximate(parted(found[n]), bounds[n]) for n in self.by}
 
     # Its arguments -------------------------------------------------------------------------------------------------
 
@@ -351,7 +352,7 @@ class Trial:
 
     def rounded(self, values: Values) -> Values:
         """Numbers rounded to the dtype of the case, to be passed to the kernel."""
-        return np.asarray(values).astype(DTYPES[self.case.dtype])
+        return rounded(np.asarray(values), self.case.dtype)
 
     def carried(self, x: Array, name: str, **changes: Any) -> Values:
         """How far the definition carries the error of x, if x takes the place of the argument `name`."""
@@ -460,11 +461,10 @@ class Trial:
         for name in self.by:
             exact = self.exact_gradient[name]
             if name not in gradients and not (exact.midpoint.any() or exact.radius.any()):
-                nothing = np.zeros(exact.shape, DTYPES[self._format_of_gradient(name).name])
-                gradients = {**gradients, name: nothing}
+                gradients = {**gradients, name: np.zeros(exact.shape, DTYPES[self._format_of_gradient(name).name])}
         self._check_gradients(gradients, {n: self.exact_gradient[n].shape for n in self.by})
         return max(
-            self.compare(f"gradient of {n}", gradients[n], self.exact_gradient[n], self.gradient_bound[n])
+            self.compare(f"gradient of {n}", parted(gradients[n]), self.exact_gradient[n], self.gradient_bound[n])
             for n in self.by
         )
 
@@ -521,7 +521,8 @@ class Trial:
             if name in shapes and name not in gradients:
                 raise Violation(f"there is no gradient of {name}")
             if name in shapes:
-                _check_array(f"gradient of {name}", gradients[name], shapes[name], (self._format_of_gradient(name),))
+                format, got = self._format_of_gradient(name), gradients[name]
+                _check_array(f"gradient of {name}", parted(got), shapes[name], (format,))
 
 
 def _key(changes: Mapping[str, Any]) -> Any:
@@ -558,6 +559,7 @@ def _kept(errors: Sequence[Sequence[Array]], formats: Sequence[Format]) -> tuple
 
 def _returned(output: Array, dtype: Format) -> Values:
     """The error after the one rounding to the output's dtype. Overflow there is judged by class, not forgiven."""
+    output = paired(output)
     xp = output.xp
     assert isinstance(xp, Bounded)
     value, error = xp.certain(output).parts

@@ -94,7 +94,8 @@ class Adjoint(Arithmetic):
             "add": (lambda g: g, lambda g: g),
             "subtract": (lambda g: g, lambda g: -g),
             "multiply": (lambda g: g * b, lambda g: g * a),
-            "divide": (lambda g: g / b, lambda g: -(g * out / b)),
+            # The quotient is divided again before or after it meets g: what may underflow is not the same.
+            "divide": (lambda g: g / b, lambda g: -xp.either([lambda: g * out / b, lambda: g * (out / b)])),
             "pow": (lambda g: g * b * a ** (b - 1), lambda g: g * out * xp.log(a)),
             "maximum": (lambda g: xp.chosen(a, b, g, _nothing(g)), lambda g: xp.chosen(a, b, _nothing(g), g)),
             "minimum": (lambda g: xp.chosen(b, a, g, _nothing(g)), lambda g: xp.chosen(b, a, _nothing(g), g)),

@@ -84,7 +84,7 @@ def differentiate(
     with below.context():
         lifted = {name: lift(tape, value) for name, value in arguments.items()}
         for name in by:
-            lifted[name] = _each(lifted[name], lambda node: tape.variable(node.value))
+            lifted[name] = each(lifted[name], lambda node: tape.variable(node.value))
         variables = [node for name in by for node in _reals(lifted[name])]
         outputs = as_tuple(definition(**lifted))
         pulled = [
@@ -93,15 +93,15 @@ def differentiate(
             for pair in zip(_reals(output), _reals(lift(below, np.asarray(cotangent))), strict=True)
         ]
         rest = iter(tape.gradients(pulled, variables))
-        found = {name: _each(lifted[name], lambda _: next(rest)) for name in by}
-    return tuple(_each(o, lambda node: node.value) for o in outputs), found
+        found = {name: each(lifted[name], lambda _: next(rest)) for name in by}
+    return tuple(each(o, lambda node: node.value) for o in outputs), found
 
 
 def _reals(x: Any) -> tuple[Any, ...]:
     return (x.real, x.imag) if isinstance(x, ComplexArray) else (x,)
 
 
-def _each(x: Any, function: Callable[[Any], Array]) -> Array:
+def each(x: Any, function: Callable[[Any], Array]) -> Array:
     """A function of the real and of the imaginary part, or of what has only one."""
     return ComplexArray(function(x.real), function(x.imag)) if isinstance(x, ComplexArray) else function(x)
 
