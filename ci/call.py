@@ -101,7 +101,8 @@ def _variable(value: Any, positional: Mapping[str, Any], device: str) -> torch.T
     """A parameter whose gradient is asked, as a tensor without axes, in float32 at least."""
     if isinstance(value, torch.Tensor):
         return value
-    floating = [x.dtype for x in positional.values() if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    tensors = [x for x in positional.values() if isinstance(x, torch.Tensor)]
+    floating = [x.dtype.to_real() for x in tensors if x.is_floating_point() or x.is_complex()]
     return torch.tensor(value, dtype=torch.promote_types(floating[0], torch.float32), device=device)
 
 

@@ -79,7 +79,6 @@ def list_(as_json: bool) -> None:
 def explain(operator: str) -> None:
     """Explain OPERATOR: formula, axes, conventions, forms, properties, source."""
     from assay.kernels import UsageError, operator_named
-    from assay.properties.contract import Size
 
     try:
         o = operator_named(operator)
@@ -90,10 +89,7 @@ def explain(operator: str) -> None:
     for text in (module and inspect.getdoc(module), inspect.getdoc(o.definition)):
         lines += [*(text or "").splitlines(), ""]
     sections = {
-        "Inputs": [
-            f"{i.name}, the length of {i.axes}" if isinstance(i, Size) else f"{i.name}[{', '.join(i.axes.split())}]"
-            for i in o.inputs
-        ],
+        "Inputs": [_input(i) for i in o.inputs],
         "Parameters": [f"{p.name} = {_number(p.default)}, judged from {p.low:g} to {p.high:g}" for p in o.parameters],
         "Conventions (the first is the default)": [f"{n}: {', '.join(values)}" for n, values in o.conventions.items()],
         "Settings": [", ".join(f"{n}={value}" for n, value in setting.items()) for setting in o.settings],
@@ -104,6 +100,15 @@ def explain(operator: str) -> None:
     for title, section in sections.items():
         lines += [f"{title}:", *(f"  {line}" for line in section), ""] if section else []
     click.echo("\n".join(lines).rstrip())
+
+
+def _input(item: Any) -> str:
+    """An input with its axes: `x[b, t]`."""
+    from assay.properties.contract import Size
+
+    if isinstance(item, Size):
+        return f"{item.name}, the length of {item.axes}"
+    return f"{item.name}[{', '.join(item.axes.split())}]" + (" complex" if getattr(item, "complex", False) else "")
 
 
 def _signature(function: Any) -> str:

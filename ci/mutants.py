@@ -18,7 +18,7 @@ from rich.text import Text
 from assay.kernels import UsageError, load
 from assay.properties import OPERATORS
 from assay.properties.contract import Operator
-from assay.properties.matrix import DTYPES, Bench, Outcome, Score, idle, matrix, scores, unused
+from assay.properties.matrix import DTYPES, Bench, Outcome, Score, dtypes as dtypes_of, idle, matrix, scores, unused
 
 
 FEW = 4
@@ -92,11 +92,10 @@ def run(place: str | None, dtypes: Sequence[str] | None, *, full: bool, jobs: in
     """Judge every mutant of the operators named; progress goes to stderr."""
     found = operators_in(place)
     asked = tuple(dtypes or DTYPES)
+    each = [(where, o.name, dtype) for where, o in found for dtype in dtypes_of(o, asked)]
     jobs = jobs or os.cpu_count() or 1
-    shares = jobs if len(found) * len(asked) < FEW * jobs else 1  # so that all end at about the same time
-    tasks = [
-        Task(where, o.name, dtype, full, n, shares) for where, o in found for dtype in asked for n in range(shares)
-    ]
+    shares = jobs if len(each) < FEW * jobs else 1  # so that all end at about the same time
+    tasks = [Task(*one, full, number, shares) for one in each for number in range(shares)]
     every = set(DTYPES) <= set(asked)
     out = {o.name: Matrix(o, full, every) for _, o in found}
     parts: dict[tuple[str, str], list[list[Outcome]]] = defaultdict(list)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from assay.properties.attention import SOFTMAX_ATTENTION
 from assay.properties.contract import Operator
 from assay.properties.contrastive import CLIP_LOSS, SIGLIP_LOSS
+from assay.properties.convolution import FFT_CONVOLVE
 from assay.properties.discretize import DISCRETIZE
 from assay.properties.hippo import HIPPO_MATRICES
 from assay.properties.hippo_project import HIPPO_PROJECT
@@ -12,7 +13,9 @@ from assay.properties.linear_attention import LINEAR_ATTENTION, UNNORMALIZED_ATT
 from assay.properties.performer import PERFORMER_ATTENTION, RANDOM_FEATURES
 from assay.properties.projection import RANDOM_PROJECTION
 from assay.properties.rope import ROPE
+from assay.properties.s4 import S4D_KERNEL
 from assay.properties.selective_scan import SELECTIVE_SCAN
+from assay.properties.state_space import SSM_KERNEL, SSM_SCAN
 
 
 OPERATORS: dict[str, Operator] = {
@@ -31,6 +34,10 @@ OPERATORS: dict[str, Operator] = {
         DISCRETIZE,
         HIPPO_MATRICES,
         HIPPO_PROJECT,
+        SSM_SCAN,
+        SSM_KERNEL,
+        FFT_CONVOLVE,
+        S4D_KERNEL,
     )
 }
 """The operators of assay, by name."""

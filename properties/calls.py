@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from assay.properties.contract import Integers, Size
-from assay.properties.drawing import DTYPES, Values, place
+from assay.properties.drawing import COMPLEX, DTYPES, Values, place, rounded
 from assay.properties.memory import same_bits, under
 from assay.properties.trial import KernelError, NotCovered, Trial, Violation
 
@@ -45,10 +45,10 @@ def _others(trial: Trial) -> Iterator[tuple[str, dict[str, Any], tuple[Values, .
             yield f"with one {letter} less", trial.resized({letter: n - 1}), None
         else:
             yield f"with one more {letter}", trial.resized({letter: n + 1}), None
-    for dtype in DTYPES:
+    for dtype in COMPLEX if trial.operator.complex else DTYPES:
         if dtype != trial.case.dtype:
             with np.errstate(over="ignore"):
-                cast = {n: given[n].astype(DTYPES[dtype]) for n in tensors}
+                cast = {n: rounded(given[n], dtype) for n in tensors}
             yield f"in {dtype}", {**given, **cast, **({"dtype": dtype} if "dtype" in given else {})}, None
     moved = {i.name: given[i.name] + 1 for i in trial.inputs if isinstance(i, Integers)}
     if moved:

@@ -27,7 +27,8 @@ Definition = Callable[..., Any]
 Draw = Callable[[Any], Any]
 """Hypothesis's `draw`."""
 Regime = Callable[["np.random.Generator", Mapping[str, tuple[int, ...]], "Format"], Mapping[str, Any]]
-"""(random, shapes of the tensors by name, format of the case) -> float64 values of tensors, and parameters, by name.
+"""(random, shapes of the tensors by name, format of the case) -> float64 or complex128 values of tensors, and
+parameters, by name.
 What is missing is drawn as usual."""
 Sizes = Mapping[str, int]
 """The length of each axis, by its letter."""
@@ -39,6 +40,9 @@ class Tensor:
 
     name: str
     axes: str
+    complex: bool = field(default=False, kw_only=True)
+    """Its numbers are complex: complex64 in float32, complex128 in float64. There are none in half precision, in which
+    an operator of such inputs is not judged. Gradients are d/dx + i d/dy of z = x + i y, as torch's."""
     even: str = ""
     """The axes of even length."""
     optional: bool = False
@@ -124,6 +128,8 @@ class Structure:
     sizes: Sizes = field(default_factory=dict)
     given: tuple[str, ...] = ()
     """The optional inputs that the case has."""
+    regime: str = ""
+    """Of a timed case: the regime, one of the contract's own, whose numbers it has; ordinary ones otherwise."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +249,11 @@ class Operator:
     def differentiated_in(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         """The same, without the optional tensors that a case has not."""
         return tuple(n for n in self.differentiated if n not in self.tensors or arguments.get(n) is not None)
+
+    @property
+    def complex(self) -> bool:
+        """Are there inputs of complex numbers? Then it is judged in float32 and float64 alone."""
+        return any(isinstance(i, Tensor) and i.complex for i in self.inputs)
 
     @property
     def texts(self) -> Mapping[str, Definition]:

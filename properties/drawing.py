@@ -29,6 +29,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float16),
 }
 
+COMPLEX: dict[str, np.dtype[Any]] = {"float64": np.dtype(np.complex128), "float32": np.dtype(np.complex64)}
+"""Complex numbers whose parts are of a dtype."""
+
 LONGEST = {"b": 2, "h": 3, "g": 3, "d": 16, "e": 16}
 """The greatest length drawn for an axis; other axes go to 9."""
 LONG = (64, 70)
@@ -74,6 +77,16 @@ class Case:
         """What the output is multiplied by before it is differentiated: random, and never contiguous."""
         random = np.random.default_rng((self.seed, 1 + number))
         return place(random.standard_normal(shape).astype(DTYPES[self.dtype]), "sliced")
+
+
+def rounded(values: Values, dtype: str) -> Values:
+    """Numbers rounded to a dtype; complex ones to the complex numbers of it. Raises: KeyError where it has none."""
+    return values.astype((COMPLEX if np.iscomplexobj(values) else DTYPES)[dtype])
+
+
+def parted(values: Values) -> Values:
+    """Complex numbers as real ones with a last axis of two, real and imaginary part; real ones as they are."""
+    return np.stack([values.real, values.imag], axis=-1) if np.iscomplexobj(values) else values
 
 
 # Regimes of numbers. Each returns float64 values of the given shape, to be rounded to the dtype of the case. ----------
@@ -191,7 +204,12 @@ def cases(
     pooled: bool = False,
 ) -> Case:
     """Cases of an operator in a dtype. `supports` tells which keywords the kernel takes; `conventions` which values
-    of each convention it is judged under. `pooled`: small and ordinary, every parameter drawn, to be taken together."""
+    of each convention it is judged under. `pooled`: small and ordinary, every parameter drawn, to be taken together.
+
+    Raises: ValueError for an operator of complex numbers in a dtype of which there are none.
+    """
+    if operator.complex and dtype not in COMPLEX:
+        raise ValueError(f"{operator.name} takes complex numbers, of which there are none in {dtype}")
     sizes = _sizes(draw, operator, long=not pooled)
     chosen = {
         n: draw(st.sampled_from(choices)) if len(choices) > 1 else choices[0] for n, choices in conventions.items()
@@ -225,14 +243,16 @@ def cases(
         else:
             memory[item.name] = "contiguous" if pooled else draw(st.sampled_from(MEMORY))
             if item.name in own:
-                values = np.array(own[item.name], dtype=np.float64)
+                values = np.array(own[item.name], dtype=np.complex128 if item.complex else np.float64)
             else:
                 values = REGIMES.get(regime, _ordinary)(random, shape, FORMATS[dtype])
+                if item.complex:
+                    values = values + 1j * REGIMES.get(regime, _ordinary)(random, shape, FORMATS[dtype])
             for place_in, value in () if pooled or own else draw(st.lists(_PLANTS, max_size=2)):
                 if values.size:
                     values.ravel()[place_in % values.size] = value
             with np.errstate(over="ignore"):
-                arguments[item.name] = place(values.astype(DTYPES[dtype]), memory[item.name])
+                arguments[item.name] = place(rounded(values, dtype), memory[item.name])
     for parameter in operator.parameters:
         if supports(parameter.name) and parameter.name in own:
             arguments[parameter.name] = float(own[parameter.name])

@@ -11,18 +11,19 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, singledispatch
 from types import CodeType
 from typing import Any
 
 import numpy as np
 
-from assay.properties.contract import Definition, Operator
-from assay.properties.drawing import DTYPES, Values
+from assay.properties.contract import Definition, Operator, Tensor
+from assay.properties.drawing import COMPLEX, DTYPES, Values
 from assay.properties.trial import Answer, KernelError, at_least_single
 from assay.reference import arithmetic
 from assay.reference.arithmetic.adjoint import Adjoint, Node, Rule
 from assay.reference.arithmetic.array import Arithmetic, Array, Part
+from assay.reference.arithmetic.complex import paired
 from assay.reference.arithmetic.formatted import EXTENDED
 from assay.reference.arithmetic.oracle import Arguments, differentiate, evaluate
 from assay.reference.arithmetic.precision import FORMATS, PRECISIONS, Format, Precision, natural
@@ -70,7 +71,7 @@ def _inside() -> set[str]:
     if not _FILES:
         _FILES.update(m.__file__ for n, m in sys.modules.items() if n.startswith(arithmetic.__name__) and m.__file__)
         _FILES.add(__file__)
-        _FILES.add(inspect.getfile(contextmanager))
+        _FILES.update((inspect.getfile(contextmanager), inspect.getfile(singledispatch)))
     return _FILES
 
 
@@ -272,7 +273,7 @@ class Emulated:
         outputs, gradients = self.raw(arguments, cotangents, by)
         return Answer(
             tuple(self.returned(o, number) for number, o in enumerate(outputs)),
-            {n: self.returned(g, n) for n, g in gradients.items()},
+            {n: self.joined(self.returned(g, n), n) for n, g in gradients.items()},
         )
 
     def kept(self, what: int | str) -> Format:
@@ -284,16 +285,22 @@ class Emulated:
     def raw(
         self, arguments: Arguments, cotangents: Sequence[Values] | None = None, by: Sequence[str] = ()
     ) -> tuple[tuple[Part, ...], dict[str, Part]]:
-        """Outputs and gradients before they are rounded to the dtype."""
+        """Outputs and gradients before they are rounded to the dtype; complex ones in parts, along a last axis."""
         xp = self.arithmetic()
         try:
             if cotangents is None:
-                return tuple(o.parts[0] for o in evaluate(self.definition, xp, arguments)), {}
+                return tuple(paired(o).parts[0] for o in evaluate(self.definition, xp, arguments)), {}
             taped = Adjoint if self.lost is None else lambda below: Forgetful(below, self.lost)
             outputs, gradients = differentiate(self.definition, xp, arguments, cotangents, by, taped)
         except (ArithmeticError, IndexError, TypeError, ValueError) as error:
             raise KernelError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
-        return tuple(o.parts[0] for o in outputs), {n: g.parts[0] for n, g in gradients.items()}
+        return tuple(paired(o).parts[0] for o in outputs), {n: paired(g).parts[0] for n, g in gradients.items()}
+
+    def joined(self, parts: Values, name: str) -> Values:
+        """The gradient of a tensor as it is returned, of complex numbers where the tensor has such."""
+        if not any(isinstance(i, Tensor) and i.complex and i.name == name for i in self.operator.inputs):
+            return parts
+        return np.ascontiguousarray(parts).view(COMPLEX[self.dtype])[..., 0]
 
     def returned(self, value: Part, what: int | str) -> Values:
         """Extended numbers of an output or a gradient, rounded once to what is returned, and writable."""

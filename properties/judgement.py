@@ -20,7 +20,7 @@ from hypothesis.strategies import SearchStrategy
 
 from assay.properties.contract import Operator, Property
 from assay.properties.diagnosis import Finding, Inferred, agrees, diagnose, infer
-from assay.properties.drawing import DTYPES, Case, Values, cases
+from assay.properties.drawing import COMPLEX, DTYPES, Case, Values, cases
 from assay.properties.robustness import AGREEMENT, Check, Group, checks
 from assay.properties.shifts import FEWEST, Shift, shifts
 from assay.properties.statistics import Samples, rejects_nulls, samples
@@ -140,6 +140,9 @@ def examine(
     """Judge a kernel. `conventions`: those that it claims to follow; `only`: the names of the properties to try;
     `prepared`: trials of another kernel with the same claims, whose cases and truth are taken instead of drawn."""
     demands = [c for c in checks(operator) if only is None or c.name in only]
+    if operator.complex and dtype not in COMPLEX:
+        told = f"{operator.name} takes complex numbers, of which there are none in {dtype}"
+        return Examination(subject.name, dtype, [Result(c.name, "skipped", message=told) for c in demands])
     judged, uncovered = _conventions(operator, subject, dict(conventions or {}))
     run = _Run(operator, subject, dtype, judged, effort, demands, progress)
     if prepared is None:
@@ -199,6 +202,8 @@ def identify(operator: Operator, subject: Subject, dtype: str, effort: Effort) -
         passes = examine(operator, subject, dtype, effort=effort).verdict == "pass"
         settings = len(operator.settings)
         return Identified({}, Inferred("definition", natural(dtype).name, 0.0), settings, settings) if passes else None
+    if operator.complex and dtype not in COMPLEX:
+        return None
     fixed = {n: v for n, v in operator.conventions.items() if not subject.supports(n)}
     judged = {n: v[:1] for n, v in operator.conventions.items()}
     run = _Run(operator, subject, dtype, judged, effort, (AGREEMENT,), None)
@@ -424,7 +429,7 @@ class _Run:
             nulls.append(mean)
         first = trial.case.arguments[self.operator.tensors[0]] if self.operator.tensors else None
         if first is not None and first.shape == exact.shape and trial.case.regime != "zeros":
-            nulls.append(first)
+            nulls.append(first.real)
         stale, of = self._stale.get(exact.shape, (None, None))
         # What is made from sizes alone comes again: then the stale answer is the right one.
         if stale is not None and of is not None and (self.operator.tensors or not np.array_equal(of, exact.midpoint)):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from assay.properties.contract import Integers, Operator
-from assay.properties.drawing import MEMORY, REGIMES, Case, Values
+from assay.properties.drawing import MEMORY, REGIMES, Case, Values, parted
 from assay.properties.trial import Trial, outside, shape_of
 
 
@@ -124,7 +124,7 @@ def _arrays(operator: Operator, trials: Sequence[Trial]) -> Iterator[tuple[str, 
         return
     for name in operator.differentiated:
         pieces = [
-            _Piece(t, t.answer(gradients=True).gradients[name], t.exact_gradient[name], t.gradient_bound[name])
+            _Piece(t, parted(t.answer(gradients=True).gradients[name]), t.exact_gradient[name], t.gradient_bound[name])
             for t in asked
             if name in t.by and _usable(t, name)
         ]
@@ -134,7 +134,7 @@ def _arrays(operator: Operator, trials: Sequence[Trial]) -> Iterator[tuple[str, 
 
 def _usable(trial: Trial, name: str) -> bool:
     got = trial.answer(gradients=True).gradients.get(name)
-    return got is not None and got.shape == trial.exact_gradient[name].shape
+    return got is not None and parted(got).shape == trial.exact_gradient[name].shape
 
 
 # Elements ------------------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def _telling(operator: Operator, piece: _Piece) -> Values:
     first = piece.trial.case.arguments[operator.tensors[0]] if operator.tensors else None
     nulls = [np.zeros(piece.got.shape, piece.got.dtype)]
     if first is not None and first.shape == piece.got.shape:
-        nulls.append(first)
+        nulls.append(first.real)
     out = ~piece.wrong
     for null in nulls:
         out &= outside(null, piece.exact, piece.bound, piece.trial.case.dtype)[0]

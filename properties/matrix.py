@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 
 from assay.properties.contract import Operator
-from assay.properties.drawing import Values
+from assay.properties.drawing import COMPLEX, Values, parted
 from assay.properties.emulated import Emulated, Fault, Site, Wrong, passed
 from assay.properties.judgement import Effort, examine, prepare
 from assay.properties.mutants import Mutant, mutants, right, right_kernels
@@ -40,7 +40,7 @@ from assay.reference.arithmetic.precision import PRECISIONS
 Fate = Literal["killed", "equivalent", "legal", "explained", "survived"]
 
 DTYPES = ("float32", "bfloat16", "float16")
-"""The dtypes in which mutants are judged unless others are asked for."""
+"""The dtypes in which mutants are judged unless others are asked for; of complex numbers, the first alone."""
 FIRST_KILL = Effort(examples=64, climb=0, shrink_seconds=0, stop="first")
 EVERY_DEMAND = replace(FIRST_KILL, stop="each", shares=99)
 STEP = 2.0**-12
@@ -69,6 +69,11 @@ class Outcome:
     """Until it was rejected; for a survivor, until nothing was left to try."""
     message: str = ""
     """What the first demand said, or why the mutant rightly survives."""
+
+
+def dtypes(operator: Operator, asked: Sequence[str]) -> list[str]:
+    """Those of the dtypes asked for that an operator is judged in."""
+    return [name for name in asked if not operator.complex or name in COMPLEX]
 
 
 @dataclass
@@ -309,7 +314,7 @@ class Field:
             by = trial.by
             answer = self.naive(trial.case.arguments, trial.cotangents, by)
             exact = [*(e.midpoint for e in trial.exact), *(trial.exact_gradient[n].midpoint for n in by)]
-            naive = [*answer.outputs, *(answer.gradients[n] for n in by)]
+            naive = [*answer.outputs, *(parted(answer.gradients[n]) for n in by)]
             bounds = [*trial.bound, *(trial.gradient_bound[n] for n in by)]
             asked = [np.isfinite(e) & np.isfinite(b) for e, b in zip(exact, bounds, strict=True)]
             self.known[id(trial)] = list(zip(exact, naive, asked, strict=True))
@@ -326,7 +331,7 @@ class Field:
                 continue
             try:
                 answer = kernel(trial.case.arguments, trial.cotangents, by)
-                arrays = [*answer.outputs, *(answer.gradients[n] for n in by)]
+                arrays = [*answer.outputs, *(parted(answer.gradients[n]) for n in by)]
             except KernelError:
                 arrays = None
             for rule in asked:

@@ -30,9 +30,10 @@ from assay.properties.drawing import Values
 from assay.properties.trial import Trial, bounded
 from assay.reference.arithmetic.adjoint import Adjoint, Node, ordered
 from assay.reference.arithmetic.array import Array
+from assay.reference.arithmetic.complex import ComplexArray
 from assay.reference.arithmetic.formatted import of
 from assay.reference.arithmetic.objects import Ball, enclosure
-from assay.reference.arithmetic.oracle import applied, evaluate, lift
+from assay.reference.arithmetic.oracle import applied, each, evaluate, lift
 
 
 SIGMAS = 8
@@ -254,11 +255,11 @@ def _coherent(text: Definition, fit: _Fit, projection: Values) -> float:
     with below.context():
         lifted = {name: lift(tape, value) for name, value in fit.arguments.items()}
         for name, value in lifted.items():
-            if isinstance(value, Node):
-                lifted[name] = tape.variable(value.value)
+            if isinstance(value, Node | ComplexArray):
+                lifted[name] = each(value, lambda node: tape.variable(node.value))
         output = applied(text, tape, lifted)[0]
         kept = fit.trial.formats[0]
-        for node, g in tape.sweep(ordered(output), output, below.lift(projection)):
+        for node, g in tape.sweep(ordered(output), (output, below.lift(projection))):
             total += of(node.value).roundoff(node.step) * _moved(node.value, g)
         total += kept.u * _moved(output.value, below.lift(projection))
     return total

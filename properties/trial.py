@@ -13,10 +13,11 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from assay.properties.contract import Definition, Input, Operator, Size
-from assay.properties.drawing import CONTINUOUS, DTYPES, Case, Values
+from assay.properties.contract import Definition, Input, Integers, Operator, Size, Tensor
+from assay.properties.drawing import CONTINUOUS, DTYPES, Case, Values, parted, rounded
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.bounded import Bounded
+from assay.reference.arithmetic.complex import paired
 from assay.reference.arithmetic.independent import Independent
 from assay.reference.arithmetic.oracle import (
     Arguments,
@@ -293,7 +294,7 @@ class Trial:
         else:
             bounds, found = self.gradient_bound, self.answer(gradients=True).gradients
         self._check_gradients(found, {n: b.shape for n, b in bounds.items()})
-        return {n: JUDGE.approximate(found[n], bounds[n]) for n in self.by}
+        return {n: JUDGE.approximate(parted(found[n]), bounds[n]) for n in self.by}
 
     # Its arguments -------------------------------------------------------------------------------------------------
 
@@ -362,7 +363,7 @@ class Trial:
 
     def rounded(self, values: Values) -> Values:
         """Numbers rounded to the dtype of the case, to be passed to the kernel."""
-        return np.asarray(values).astype(DTYPES[self.case.dtype])
+        return rounded(np.asarray(values), self.case.dtype)
 
     def carried(self, x: Array, name: str, **changes: Any) -> Values:
         """How far the definition carries the error of x, if x takes the place of the argument `name`."""
@@ -467,10 +468,14 @@ class Trial:
         return max(self.compare(_named(n, len(self.exact)), *parts) for n, parts in enumerate(found))
 
     def gradients_agree(self, gradients: Mapping[str, Values]) -> float:
-        """The same for gradients."""
+        """The same for gradients. Of what an output does not depend on, torch has none: that is zero."""
+        for name in self.by:
+            exact = self.exact_gradient[name]
+            if name not in gradients and not (exact.midpoint.any() or exact.radius.any()):
+                gradients = {**gradients, name: np.zeros(exact.shape, DTYPES[self._format_of_gradient(name).name])}
         self._check_gradients(gradients, {n: self.exact_gradient[n].shape for n in self.by})
         return max(
-            self.compare(f"gradient of {n}", gradients[n], self.exact_gradient[n], self.gradient_bound[n])
+            self.compare(f"gradient of {n}", parted(gradients[n]), self.exact_gradient[n], self.gradient_bound[n])
             for n in self.by
         )
 
@@ -527,7 +532,8 @@ class Trial:
             if name in shapes and name not in gradients:
                 raise Violation(f"there is no gradient of {name}")
             if name in shapes:
-                _check_array(f"gradient of {name}", gradients[name], shapes[name], (self._format_of_gradient(name),))
+                format, got = self._format_of_gradient(name), gradients[name]
+                _check_array(f"gradient of {name}", parted(got), shapes[name], (format,))
 
 
 def shape_of(item: Input, arguments: Mapping[str, Any]) -> tuple[int, ...]:
@@ -570,6 +576,7 @@ def _kept(errors: Sequence[Sequence[Array]], formats: Sequence[Format]) -> tuple
 
 def _returned(output: Array, dtype: Format) -> Values:
     """The error after the one rounding to the output's dtype. Overflow there is judged by class, not forgiven."""
+    output = paired(output)
     xp = output.xp
     assert isinstance(xp, Bounded)
     value, error = xp.certain(output).parts

@@ -434,4 +434,4 @@ def _through_features(q: Any, k: Any, feature_map: str, da: Any, db: Any) -> tup
     tape = Adjoint(q.xp)
     x, y = tape.variable(q), tape.variable(k)
     a, b = features(x, y, feature_map)
-    return tape.gradients(a, da, [x])[0], tape.gradients(b, db, [y])[0]
+    return tape.gradients([(a, da)], [x])[0], tape.gradients([(b, db)], [y])[0]

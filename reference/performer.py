@@ -148,7 +148,7 @@ def backward(
     x, y, w = (tape.variable(node) for node in (q, k, projection))
     phi, psi = _shifted_features(x, y, w, **rest)
     da, db, dv, _ = linear.through_sums(cotangents[0], phi.value, psi.value, v, causal)
-    (dq, dw), (dk, also) = tape.gradients(phi, da, [x, w]), tape.gradients(psi, db, [y, w])
+    (dq, dw), (dk, also) = tape.gradients([(phi, da)], [x, w]), tape.gradients([(psi, db)], [y, w])
     return dq, dk, dv, dw + also
 
 

@@ -95,3 +95,11 @@ def features(x: torch.Tensor, feature_map: str) -> torch.Tensor:
     if feature_map == "identity":
         return x
     raise NotImplementedError(f"takes features; {feature_map!r} is not a map of single numbers")
+
+
+def as_long(u: torch.Tensor, K: torch.Tensor) -> bool:
+    """Is there anything to convolve? Raises: ValueError unless u and K have as many positions: packages take a shorter
+    kernel for one with zeros behind it."""
+    if u.shape[-1] != K.shape[-1]:
+        raise ValueError(f"u and K must be as long as each other, not {list(u.shape)} and {list(K.shape)}")
+    return bool(u.numel())

@@ -1,5 +1,5 @@
 """torch: `scaled_dot_product_attention`, each backend by itself, `flex_attention`, not compiled, `matrix_exp`, and
-`solve_triangular` in a loop.
+`solve_triangular` in a loop; convolution, by `conv1d` and by `rfft`.
 
 `is_causal` is aligned top-left; it excludes `attn_mask`. A mask of numbers has the dtype of the query. A backend that
 cannot run on what it is given raises a RuntimeError that names it: not covered.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from assay.impl.adapters._inputs import as_long
 from assay.impl.kernel import kernel
 
 
@@ -148,3 +149,26 @@ def solve_triangular(f: torch.Tensor, n: int, *, method: str = "zoh") -> torch.T
         right = rows[-1] + (1 - part) / k * (A @ rows[-1]) + root / k * f[k]
         rows.append(torch.linalg.solve_triangular(one - part / k * A, right[:, None], upper=False)[:, 0])
     return torch.stack(rows) if rows else f[:, None] * root
+
+
+@kernel("fft_convolve", form="fft", dtypes=("float64", "float32"), requires=("torch",))
+def rfft(u: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
+    """As models of long convolutions write it: to twice the length."""
+    import torch
+
+    t = u.shape[-1]
+    if not as_long(u, K):
+        return u + K
+    spectrum = torch.fft.rfft(u, n=2 * t) * torch.fft.rfft(K, n=2 * t)
+    return torch.fft.irfft(spectrum, n=2 * t)[..., :t]
+
+
+@kernel("fft_convolve", form="direct", dtypes=EVERY, requires=("torch",))
+def conv1d(u: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
+    """A filter for each channel, with zeros before the first position."""
+    import torch
+
+    if not as_long(u, K):
+        return u + K
+    padded = torch.nn.functional.pad(u, (u.shape[-1] - 1, 0))
+    return torch.nn.functional.conv1d(padded, K.flip(-1)[:, None], groups=u.shape[1])

@@ -68,7 +68,7 @@ def _swept(tape: Adjoint, order: Sequence[Node], output: Node, index: tuple[int,
     start = np.zeros(output.shape)
     start[index] = 1
     moved: dict[int, Part] = {}
-    for node, g in tape.sweep(order, output, tape.below.lift(start)):
+    for node, g in tape.sweep(order, (output, tape.below.lift(start))):
         if id(node.value) in steps:
             error = node.value.parts[1]
             # A step that changes nothing (`store` in the working format) shares the array of the one before it; that

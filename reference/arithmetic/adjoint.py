@@ -95,7 +95,8 @@ class Adjoint(Arithmetic):
             "add": (lambda g: g, lambda g: g),
             "subtract": (lambda g: g, lambda g: -g),
             "multiply": (lambda g: g * b, lambda g: g * a),
-            "divide": (lambda g: g / b, lambda g: -(g * out / b)),
+            # The quotient is divided again before or after it meets g: what may underflow is not the same.
+            "divide": (lambda g: g / b, lambda g: -xp.either([lambda: g * out / b, lambda: g * (out / b)])),
             "pow": (lambda g: g * b * a ** (b - 1), lambda g: g * out * xp.log(a)),
             "maximum": (lambda g: xp.chosen(a, b, g, _nothing(g)), lambda g: xp.chosen(a, b, _nothing(g), g)),
             "minimum": (lambda g: xp.chosen(b, a, g, _nothing(g)), lambda g: xp.chosen(b, a, _nothing(g), g)),
@@ -223,26 +224,35 @@ class Adjoint(Arithmetic):
     def _node(self, x: Array) -> Node:
         return x if isinstance(x, Node) else self.constant(x)
 
-    def gradients(self, output: Node, cotangent: Array, variables: list[Node]) -> list[Array]:
-        """The vector-Jacobian product: sum over outputs of cotangent times d output / d variable, per variable."""
+    def gradients(self, pulled: Sequence[tuple[Node, Array]], variables: Sequence[Node]) -> list[Array]:
+        """The vector-Jacobian product: sum over outputs of cotangent times d output / d variable, per variable.
+
+        `pulled`: the outputs with their cotangents, which are pulled back together, as backward passes do.
+        """
         wanted = {id(v) for v in variables}
-        found = {id(node): g for node, g in self.sweep(ordered(output), output, cotangent) if id(node) in wanted}
+        order = ordered(*(output for output, _ in pulled))
+        found = {id(node): g for node, g in self.sweep(order, *pulled) if id(node) in wanted}
         return [found[id(v)] if id(v) in found else self.below.zeros(v.shape) for v in variables]
 
-    def sweep(self, order: Sequence[Node], output: Node, cotangent: Array) -> Iterator[tuple[Node, Array]]:
-        """Each node that `output` depends on, last first, with its cotangent. `order`: those nodes, operands first."""
-        pending: dict[int, Array] = {id(output): cotangent}
+    def sweep(self, order: Sequence[Node], *pulled: tuple[Node, Array]) -> Iterator[tuple[Node, Array]]:
+        """Each node that the outputs depend on, last first, with its cotangent. `order`: those nodes, operands first;
+        `pulled`: the outputs with theirs. Where several steps take a node, their shares of it add up in any order."""
+        pending: dict[int, list[Array]] = {}
+        for output, cotangent in pulled:
+            pending.setdefault(id(output), []).append(cotangent)
         for node in reversed(order):
-            g = pending.pop(id(node), None)
-            if g is None:
+            shares = pending.pop(id(node), None)
+            if shares is None:
                 continue
+            g = shares[0]
+            if len(shares) == 2:
+                g = g + shares[1]
+            elif len(shares) > 2:
+                g = g.xp.sum(g.xp.stack(shares, axis=-1), axis=-1)
             yield node, g
             for source, rule in node.sources:
-                if source is _ROOT:
-                    continue
-                share = rule(g)
-                known = pending.get(id(source))
-                pending[id(source)] = share if known is None else known + share
+                if source is not _ROOT:
+                    pending.setdefault(id(source), []).append(rule(g))
 
 
 def _nothing(g: Array) -> Array:
@@ -250,11 +260,11 @@ def _nothing(g: Array) -> Array:
     return g.xp.zeros(g.shape)
 
 
-def ordered(output: Node) -> list[Node]:
-    """Every node that `output` depends on, operands first."""
+def ordered(*outputs: Node) -> list[Node]:
+    """Every node that the outputs depend on, operands first."""
     seen: set[int] = set()
     order: list[Node] = []
-    stack: list[tuple[Node, bool]] = [(output, False)]
+    stack: list[tuple[Node, bool]] = [(output, False) for output in outputs]
     while stack:
         node, done = stack.pop()
         if done:

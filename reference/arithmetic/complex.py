@@ -1,6 +1,7 @@
 """Complex numbers over any arithmetic: pairs of its arrays.
 
     (a + ib)(c + id) = (ac - bd) + i(ad + bc),    exp(a + ib) = exp(a) (cos b + i sin b),    |a + ib|**2 = a**2 + b**2
+    exp(a + ib) - 1 = (exp(a) - 1) cos b - 2 sin(b/2)**2 + i exp(a) sin b, which loses nothing near 0
     (a + ib)/(c + id) = ((a c' + b d') + i(b c' - a d')) / (c c' + d d'),    (c', d') = (c, d) / max(|c|, |d|)
 
 Whatever the arithmetic is, real and imaginary parts are numbers of it; so balls enclose both, bounds bound both, and
@@ -14,8 +15,9 @@ Source: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -78,6 +80,9 @@ class Complex(Arithmetic):
         if name == "exp":
             size = a.xp.exp(a)
             return ComplexArray(size * b.xp.cos(b), size * b.xp.sin(b))
+        if name == "expm1":
+            half = b.xp.sin(b / 2)
+            return ComplexArray(a.xp.expm1(a) * b.xp.cos(b) - 2 * (half * half), a.xp.exp(a) * b.xp.sin(b))
         raise TypeError(f"{name} of a complex number is not defined here")
 
     def binary(self, name: str, x: Array, y: Array) -> Array:
@@ -139,6 +144,16 @@ class Complex(Arithmetic):
             return self.below.rearrange(function, *arrays)
         reals, imags = zip(*(split(a) for a in arrays), strict=True)
         return ComplexArray(self.below.rearrange(function, *reals), self.below.rearrange(function, *imags))
+
+    def vanishes(self, x: Array) -> Mask:
+        a, b = split(x)
+        return a.xp.vanishes(a) & b.xp.vanishes(b)
+
+    def either(self, ways: Sequence[Callable[[], Array]]) -> Array:
+        """Each part in one of the ways by itself."""
+        found = [split(way()) for way in ways]
+        parts = [[partial(tuple.__getitem__, pair, i) for pair in found] for i in (0, 1)]
+        return ComplexArray(*map(self.below.either, parts))
 
     def store(self, x: Array, kind: str) -> Array:
         return self._each(x, lambda part: part.xp.store(part, kind))

@@ -29,22 +29,27 @@ def fft(x: Part, precision: Precision) -> Part:
     return _transform(n, precision) * np.sqrt(EXTENDED(n)) * _norm(x)
 
 
-def fft_convolve(x: Part, k: Part, precision: Precision) -> Part:
-    """The 2-norm of the error of the circular convolution of x[..., n] and k[..., n] by three transforms.
+def fft_convolve(
+    x: Part, k: Part, precision: Precision, ex: Part | float = 0.0, ek: Part | float = 0.0, rows: int = 1
+) -> Part:
+    """The 2-norm of the error of the circular convolution of x[..., n] and k[..., n] by three transforms, for operands
+    that are off by at most ex and ek. What ex and ek make of the result is not counted.
 
-    With r the relative error of one transform, d = sqrt(2) gamma(2) that of one complex product, |F k| <= ||k||_1, and
-    s = sqrt(n): the product of the spectra is off by at most
+    With r the relative error of one transform, d that of one complex product, sqrt(2) gamma(2), and of a sum over so
+    many rows, X = max |F x|, K = max |F k|, and s = sqrt(n): the product of the spectra is off by at most
 
-        z  =  s (1 + d) (r ||x||_2 ||k||_1 + r ||k||_2 ||x||_1 + r**2 s ||x||_2 ||k||_2) + d s ||x||_2 ||k||_1
+        z  =  s (1 + d) (r ||x||_2 K + r ||k||_2 X + r**2 s ||x||_2 ||k||_2) + d s ||x||_2 K
 
-    in norm, and the result by (z + (r + u + r u) (s ||x||_2 ||k||_1 + z)) / s.
+    in norm, and the result by (z + (r + u + r u) (s ||x||_2 K + z)) / s.
     """
     n = x.shape[-1]
-    r, d, s = _transform(n, precision), np.sqrt(EXTENDED(2)) * gamma(2, precision), np.sqrt(EXTENDED(n))
-    x2, k2, x1, k1 = _norm(x), _norm(k), _sum(x), _sum(k)
-    z = s * (1 + d) * (r * x2 * k1 + r * k2 * x1 + r * r * s * x2 * k2) + d * s * x2 * k1
+    r, s = _transform(n, precision), np.sqrt(EXTENDED(n))
+    d = np.sqrt(EXTENDED(2)) * gamma(2, precision)
+    d = d + gamma(rows - 1, precision) * (1 + d)
+    (x2, X), (k2, K) = ((_norm(np.abs(v) + e), _highest(v, e)) for v, e in ((x, ex), (k, ek)))
+    z = s * (1 + d) * (r * x2 * K + r * k2 * X + r * r * s * x2 * k2) + d * s * x2 * K
     last = r + unit(precision) * (1 + r)
-    return np.asarray((z + last * (s * x2 * k1 + z)) / s)
+    return np.asarray((z + last * (s * x2 * K + z)) / s)
 
 
 def solve(a: Part, b: Part, precision: Precision) -> Part:
@@ -97,8 +102,12 @@ def _transform(n: int, precision: Precision) -> np.longdouble:
     return eta / (1 - eta) if eta < 1 else EXTENDED(np.inf)
 
 
-def _sum(x: Part) -> Part:
-    return np.asarray(_wide(x).sum(axis=-1))
+def _highest(x: Part, e: Part | float) -> Part:
+    """max |F (x + e)|: of a transform in extended precision, which is off by far less than its largest number."""
+    wide = x.astype(np.clongdouble if np.iscomplexobj(x) else EXTENDED)
+    spectrum = np.abs(np.fft.fft(np.where(np.isfinite(wide), wide, 0), axis=-1)).max(axis=-1)
+    rounded = np.finfo(EXTENDED).eps * x.shape[-1] * np.abs(wide).sum(axis=-1)
+    return np.asarray(spectrum + rounded + np.broadcast_to(e, x.shape).sum(axis=-1))
 
 
 def _norm(x: Part) -> Part:

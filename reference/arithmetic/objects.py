@@ -126,6 +126,8 @@ class Ball(Objects):
         leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         a, b = (np.broadcast_to(part, (*leading, *part.shape[-2:])) for part in (a, b))
         out: Part = np.empty((*leading, a.shape[-2], b.shape[-1]), dtype=object)
+        if not a.shape[-1]:
+            return self.zeros(out.shape)
         for place in np.ndindex(*leading) if out.size else ():
             product = flint.arb_mat(a[place].tolist()) * flint.arb_mat(b[place].tolist())
             out[place] = np.array(product.entries(), dtype=object).reshape(out.shape[-2:])

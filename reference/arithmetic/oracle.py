@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -66,8 +67,12 @@ def lift(xp: Arithmetic, value: Any) -> Any:
 def applied(definition: Definition, xp: Arithmetic, lifted: Arguments) -> tuple[Any, ...]:
     """The outputs of a definition at arguments that are lifted. One that makes its arrays from sizes alone has the
     keyword `xp`, and is told the arithmetic."""
-    told = {"xp": xp} if "xp" in inspect.signature(definition).parameters else {}
-    return as_tuple(definition(**lifted, **told))
+    return as_tuple(definition(**lifted, xp=xp) if _makes(definition) else definition(**lifted))
+
+
+@cache
+def _makes(definition: Definition) -> bool:
+    return "xp" in inspect.signature(definition).parameters
 
 
 def evaluate(definition: Definition, xp: Arithmetic, arguments: Arguments) -> tuple[Array, ...]:
@@ -92,24 +97,24 @@ def differentiate(
     with below.context():
         lifted = {name: lift(tape, value) for name, value in arguments.items()}
         for name in by:
-            lifted[name] = _each(lifted[name], lambda node: tape.variable(node.value))
+            lifted[name] = each(lifted[name], lambda node: tape.variable(node.value))
         variables = [node for name in by for node in _reals(lifted[name])]
         outputs = applied(definition, tape, lifted)
-        total: list[Array] = []
-        for output, cotangent in zip(outputs, cotangents, strict=True):
-            for node, weight in zip(_reals(output), _reals(lift(below, np.asarray(cotangent))), strict=True):
-                shares = tape.gradients(node, weight, variables)
-                total = [a + b for a, b in zip(total, shares, strict=True)] if total else shares
-        rest = iter(total)
-        found = {name: _each(lifted[name], lambda _: next(rest)) for name in by}
-    return tuple(_each(o, lambda node: node.value) for o in outputs), found
+        pulled = [
+            pair
+            for output, cotangent in zip(outputs, cotangents, strict=True)
+            for pair in zip(_reals(output), _reals(lift(below, np.asarray(cotangent))), strict=True)
+        ]
+        rest = iter(tape.gradients(pulled, variables))
+        found = {name: each(lifted[name], lambda _: next(rest)) for name in by}
+    return tuple(each(o, lambda node: node.value) for o in outputs), found
 
 
 def _reals(x: Any) -> tuple[Any, ...]:
     return (x.real, x.imag) if isinstance(x, ComplexArray) else (x,)
 
 
-def _each(x: Any, function: Callable[[Any], Array]) -> Array:
+def each(x: Any, function: Callable[[Any], Array]) -> Array:
     """A function of the real and of the imaginary part, or of what has only one."""
     return ComplexArray(function(x.real), function(x.imag)) if isinstance(x, ComplexArray) else function(x)
 
