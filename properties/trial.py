@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from assay.properties.contract import Definition, Input, Integers, Operator, Size, Tensor
+from assay.properties.contract import Definition, Input, Operator, Size
 from assay.properties.drawing import CONTINUOUS, DTYPES, Case, Values, parted, rounded
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.bounded import Bounded

@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -70,9 +69,11 @@ def applied(definition: Definition, xp: Arithmetic, lifted: Arguments) -> tuple[
     return as_tuple(definition(**lifted, xp=xp) if _makes(definition) else definition(**lifted))
 
 
-@cache
 def _makes(definition: Definition) -> bool:
-    return "xp" in inspect.signature(definition).parameters
+    code = getattr(definition, "__code__", None)  # asked for every evaluation, and inspect takes its time
+    if code is None:
+        return "xp" in inspect.signature(definition).parameters
+    return "xp" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 
 def evaluate(definition: Definition, xp: Arithmetic, arguments: Arguments) -> tuple[Array, ...]:

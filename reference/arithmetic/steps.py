@@ -84,7 +84,7 @@ def _transposed(making: Making, n: int, p: int, t: int) -> Callable[[Any], Calla
 
         def through(k: int, g: Array) -> list[Array]:
             x, u = (tape.variable(below.zeros((size, g.shape[1]))) for size in (n, p))
-            return tape.gradients(tape._node(step(k, x, u)), g, [x, u])
+            return tape.gradients([(tape._node(step(k, x, u)), g)], [x, u])
 
         return through
 
