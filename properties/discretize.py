@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from assay.properties.contract import Definition, Operator, Positive, Property, Real, Sizes, Structure, Tensor
+from assay.properties.contract import Definition, Operator, Positive, Property, Real, Sizes, Structure, Tensor, Work
 from assay.properties.drawing import Values
 from assay.properties.trial import Trial
 from assay.reference import discretize as reference
@@ -196,6 +196,14 @@ def _halves(trial: Trial) -> Array | None:
     return half @ half - trial.call()
 
 
+def _work(*, m: int, n: int, itemsize: int, backward: bool, method: str = reference.METHODS[0], **rest: Any) -> Work:
+    """A matrix is scaled and added to, or a system of it solved by elimination for as many right sides, which is less
+    than an exponential takes. Backward: two more of these."""
+    passes, products = (2, 3) if backward else (1, 1)
+    made = 2 * n * n if method in ("euler", "mamba") else 8 * n**3 // 3
+    return Work(bytes=passes * itemsize * 2 * (m * n + n), flops=products * made)
+
+
 DISCRETIZE = Operator(
     name="discretize",
     definition=reference.discretize,
@@ -232,5 +240,11 @@ DISCRETIZE = Operator(
         Property("a_step_is_taken_back", "Ab(A, alpha) Ab(-A, 1 - alpha) = I", _turned, about=TURNED),
         Property("half_steps_compose", "Ab(dt) = Ab(dt / 2)**2", _halves, about=EXPONENTIAL),
     ),
+    work=_work,
+    timed={
+        "short": Structure(sizes={"m": 32, "n": 32}),
+        "long": Structure(sizes={"m": 256, "n": 256}),
+        "held": Structure({"method": "zoh"}, sizes={"m": 64, "n": 64}),
+    },
     source="A. Gu et al., HiPPO, arXiv:2008.07669, appendix B.3",
 )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from assay.properties.contract import Operator, Positive, Property, Sizes, Structure, Tensor
+from assay.properties.contract import Operator, Positive, Property, Sizes, Structure, Tensor, Work
 from assay.properties.drawing import Values
 from assay.properties.trial import JUDGE, Trial
 from assay.reference import performer as reference
@@ -163,6 +163,20 @@ def _estimate(trial: Trial) -> Array | None:
     return estimate(few, other) - estimate(wide[0] + wide[2], wide[1] + sign * wide[2])
 
 
+def _work_of_features(
+    *, b: int, h: int, t: int, d: int, r: int, itemsize: int, backward: bool, kind: str = "positive"
+) -> Work:
+    """One product; an exponential for each feature, or its inverse for the other side of it, and for each row where
+    features are sines. Backward: two more products of that size."""
+    passes, products = (2, 3) if backward else (1, 1)
+    two = 1 if kind == "positive" else 2
+    return Work(
+        bytes=passes * itemsize * (b * h * t * (d + two * r) + r * d),
+        flops=products * 2 * b * h * t * r * d,
+        exponentials=b * h * t * (1 if kind == "trigonometric" else r),
+    )
+
+
 RANDOM_FEATURES = Operator(
     name="random_features",
     definition=reference.random_features,
@@ -198,6 +212,11 @@ RANDOM_FEATURES = Operator(
             _estimate,
         ),
     ),
+    work=_work_of_features,
+    timed={
+        "short": Structure(sizes={"b": 1, "h": 4, "t": 256, "d": 64, "r": 128}),
+        "long": Structure(sizes={"b": 1, "h": 4, "t": 4096, "d": 64, "r": 256}),
+    },
     source="K. Choromanski et al., Rethinking Attention with Performers, arXiv:2009.14794v4, lemma 1",
 )
 
@@ -401,6 +420,33 @@ def _no_projection(trial: Trial) -> Array | None:
     return out - xp.broadcast_to(mean, out.shape)
 
 
+def _work(
+    *,
+    b: int,
+    h: int,
+    t: int,
+    s: int,
+    d: int,
+    e: int,
+    r: int,
+    itemsize: int,
+    backward: bool,
+    kind: str = "positive",
+    causal: bool = False,
+    **rest: Any,
+) -> Work:
+    """The features of queries and of keys, then two products in the cheaper order, as of linear attention. Backward:
+    two more of each size."""
+    passes, products = (2, 3) if backward else (1, 1)
+    features, pairs = r if kind == "positive" else 2 * r, t * (t + 1) // 2 if causal else t * s
+    of_features, of_weights = (t + s) * r * d, min(pairs * (features + e), (t + s) * features * e)
+    return Work(
+        bytes=passes * itemsize * (b * h * (t + s) * (d + e) + r * d),
+        flops=products * 2 * b * h * (of_features + of_weights),
+        exponentials=b * h * (t + s) * (1 if kind == "trigonometric" else r),
+    )
+
+
 PERFORMER_ATTENTION = Operator(
     name="performer_attention",
     definition=reference.performer_attention,
@@ -448,5 +494,11 @@ PERFORMER_ATTENTION = Operator(
             "without_projection_lengths_weigh", "W = 0: o = sum exp(-c^2 |k|^2 / 2) v / sum exp(-)", _no_projection
         ),
     ),
+    work=_work,
+    timed={
+        "short": Structure(sizes={"b": 1, "h": 4, "t": 128, "s": 128, "d": 64, "e": 64, "r": 64}),
+        "full": Structure(sizes={"b": 1, "h": 4, "t": 4096, "s": 4096, "d": 64, "e": 64, "r": 256}),
+        "long": Structure({"causal": True}, sizes={"b": 1, "h": 4, "t": 4096, "s": 4096, "d": 64, "e": 64, "r": 256}),
+    },
     source="K. Choromanski et al., Rethinking Attention with Performers, arXiv:2009.14794v4, equations 4 to 6",
 )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from assay.properties.contract import Definition, Operator, Property, Sizes, Structure, Tensor
+from assay.properties.contract import Definition, Operator, Property, Sizes, Structure, Tensor, Work
 from assay.properties.drawing import Values, place
 from assay.properties.emulated import ByHand, Emulated, Memory
 from assay.properties.trial import JUDGE, Answer, Trial
@@ -306,6 +306,18 @@ FORMS: dict[str, Definition] = {
     scan.__name__: reference.form(scan) for scan in (reference.sequential, reference.associative, reference.chunked)
 }
 
+
+def _work(*, b: int, d: int, t: int, n: int, itemsize: int, backward: bool, **rest: Any) -> Work:
+    """Each state at each position: an exponential of a product, the state before and what comes in multiplied and
+    added, and so what goes out. Backward: that of the cotangents, and what B, C, delta and A want of them."""
+    passes, products = (2, 3) if backward else (1, 1)
+    return Work(
+        bytes=passes * itemsize * (3 * b * d * t + d * n + 2 * b * n * t + b * d * n),
+        flops=products * 6 * b * d * t * n,
+        exponentials=b * d * t * n,
+    )
+
+
 SELECTIVE_SCAN = Operator(
     name="selective_scan",
     definition=reference.selective_scan,
@@ -366,5 +378,10 @@ SELECTIVE_SCAN = Operator(
             "state_is_handed_over", "the state after any number of positions stands for them", _handed_over, ("state",)
         ),
     ),
+    work=_work,
+    timed={
+        "short": Structure(sizes={"b": 1, "d": 16, "t": 64, "n": 16}, regime="decays"),
+        "long": Structure(sizes={"b": 1, "d": 128, "t": 2048, "n": 16}, regime="decays"),
+    },
     source="A. Gu and T. Dao, Mamba, arXiv:2312.00752, section 3.2 and algorithm 2",
 )

@@ -11,6 +11,7 @@ from assay.impl.attention import softmax_attention_plain
 from assay.kernels import keywords, known_kernels
 from assay.properties import OPERATORS
 from assay.properties.contract import Operator, Structure, Tensor
+from assay.properties.matrix import dtypes
 from assay.properties.timed import timed_case, work_of
 from assay.runner import TorchSubject
 
@@ -20,8 +21,11 @@ IDS = [f"{operator.name}-{case}" for operator, case in CASES]
 DTYPES = ("float32", "bfloat16")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("operator", "case"), CASES, ids=IDS)
+@pytest.mark.parametrize(
+    ("operator", "case", "dtype"),
+    [(o, case, d) for o, case in CASES for d in dtypes(o, DTYPES)],
+    ids=[f"{o.name}-{case}-{d}" for o, case in CASES for d in dtypes(o, DTYPES)],
+)
 def test_the_least_bytes_are_those_of_inputs_and_outputs(operator: Operator, case: str, dtype: str) -> None:
     """And of cotangents and gradients, which are as large as outputs and inputs."""
     drawn = timed_case(operator, case, dtype)
