@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
-from assay.properties.attention import SOFTMAX_ATTENTION
-from assay.properties.contract import Operator
-from assay.properties.contrastive import CLIP_LOSS, SIGLIP_LOSS
-from assay.properties.convolution import FFT_CONVOLVE
-from assay.properties.discretize import DISCRETIZE
-from assay.properties.hippo import HIPPO_MATRICES
-from assay.properties.hippo_project import HIPPO_PROJECT
-from assay.properties.linear_attention import LINEAR_ATTENTION, UNNORMALIZED_ATTENTION
-from assay.properties.performer import PERFORMER_ATTENTION, RANDOM_FEATURES
-from assay.properties.projection import RANDOM_PROJECTION
-from assay.properties.rope import ROPE
-from assay.properties.s4 import S4D_KERNEL
-from assay.properties.selective_scan import SELECTIVE_SCAN
-from assay.properties.state_space import SSM_KERNEL, SSM_SCAN
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 
-OPERATORS: dict[str, Operator] = {
-    o.name: o
-    for o in (
-        ROPE,
-        SOFTMAX_ATTENTION,
-        UNNORMALIZED_ATTENTION,
-        LINEAR_ATTENTION,
-        RANDOM_FEATURES,
-        RANDOM_PROJECTION,
-        PERFORMER_ATTENTION,
-        CLIP_LOSS,
-        SIGLIP_LOSS,
-        SELECTIVE_SCAN,
-        DISCRETIZE,
-        HIPPO_MATRICES,
-        HIPPO_PROJECT,
-        SSM_SCAN,
-        SSM_KERNEL,
-        FFT_CONVOLVE,
-        S4D_KERNEL,
-    )
+if TYPE_CHECKING:
+    from assay.properties.contract import Operator
+
+
+MODULES = {
+    "rope": "rope",
+    "softmax_attention": "attention",
+    "unnormalized_attention": "linear_attention",
+    "linear_attention": "linear_attention",
+    "random_features": "performer",
+    "random_projection": "projection",
+    "performer_attention": "performer",
+    "clip_loss": "contrastive",
+    "siglip_loss": "contrastive",
+    "selective_scan": "selective_scan",
+    "discretize": "discretize",
+    "hippo_matrices": "hippo",
+    "hippo_project": "hippo_project",
+    "ssm_scan": "state_space",
+    "ssm_kernel": "state_space",
+    "fft_convolve": "convolution",
+    "s4d_kernel": "s4",
 }
-"""The operators of assay, by name."""
+"""The module of each operator's contract, in which it is called as the operator, in capitals."""
+
+
+class _Operators(Mapping[str, "Operator"]):
+    """The operators of assay, by name. A contract is imported when it is first asked for: each takes some hundredths of
+    a second, with what it needs, and most questions are about one."""
+
+    def __getitem__(self, name: str) -> Operator:
+        module = importlib.import_module(f"{__name__}.{MODULES[name]}")
+        operator: Operator = getattr(module, name.upper())
+        return operator
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(MODULES)
+
+    def __len__(self) -> int:
+        return len(MODULES)
+
+    def __contains__(self, name: object) -> bool:
+        return name in MODULES
+
+
+OPERATORS = _Operators()
