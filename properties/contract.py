@@ -4,7 +4,8 @@ A contract needs a name, a definition and inputs; the oracle, the bound, the gra
 kernels follow from those. An operator without tensors makes its arrays from sizes: its definition takes the namespace
 of arrays as the keyword `xp`, and its kernels a `dtype`. One that draws random numbers has no exact answer: it has
 settings, and is judged by its distribution. Everything here is data: frozen dataclasses, tuples and functions, in one
-literal table per operator. `properties/__init__.py` lists the contracts of assay itself; a user's own stand in the user's file.
+literal table per operator. `properties/__init__.py` lists the contracts of assay itself; a user's own stand in the
+user's file.
 """
 
 from __future__ import annotations
