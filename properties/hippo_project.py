@@ -18,7 +18,7 @@ from assay.reference.arithmetic.steps import Step
 from assay.reference.hippo import hippo_matrices
 
 
-FEW = {"n": 6, "t": 20}
+FEW = {"n": 5, "t": 8}
 """So many at most where every step is an exponential, whose bound takes long."""
 MANY, SEEN = 20, 2
 """Of more coefficients than that, so many samples are seen at least: the first says nothing of them."""

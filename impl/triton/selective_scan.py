@@ -104,8 +104,7 @@ def _backward(
     BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """Write du and ds (of delta) [b, d, t], da and `first` [b, d, n], dd [b, d], and the parts [b, blocks, t, n] that
-    this block of channels has in db and dc: all contiguous. `again` [b, blocks, LENGTH, BLOCK_D, BLOCK_N] is for
-    states.
+    this block of channels has in db and dc: all contiguous. `again` [b, blocks, LENGTH, BLOCK_D, BLOCK_N] holds states.
     """
     batch = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1).to(tl.int64)

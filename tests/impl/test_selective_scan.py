@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -118,5 +121,63 @@ def test_the_kernel_keeps_what_it_claims(dtype: str) -> None:
     claims = claims_of(plain.selective_scan)
     assert claims is not None
     subject = TorchSubject("ours", plain.selective_scan, claims, keywords(SELECTIVE_SCAN))
+    found = examine(SELECTIVE_SCAN, subject, dtype, effort=QUICK)
+    assert {r.property: r.message for r in found.results if r.verdict in ("fail", "error", "undecided")} == {}
+
+
+def triton() -> Any:
+    """The module of our Triton kernel, where there is an interpreter for it."""
+    pytest.importorskip("triton")
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("set TRITON_INTERPRET=1 to judge Triton here")
+    return importlib.import_module("assay.impl.triton.selective_scan")
+
+
+@pytest.mark.parametrize(("t", "chunk", "channels"), [(1, 32, 32), (7, 4, 2), (8, 4, 1), (5, 8, 4)])
+def test_triton_in_chunks_and_blocks_of_channels(
+    t: int, chunk: int, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs, state and gradients in float32, within the derived bound: chunks and blocks, whole and in part."""
+    module = triton()
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    monkeypatch.setattr(module, "CHANNELS", channels)
+    claims = claims_of(module.selective_scan)
+    assert claims is not None
+    arrays = {name: x.detach().float().numpy() for name, x in arguments(t).items()}
+    subject = TorchSubject("triton", module.selective_scan, claims, keywords(SELECTIVE_SCAN))
+    trial = Trial(SELECTIVE_SCAN, subject, Case("float32", arrays, "ordinary", t))
+    trial.agree()
+    trial.agree_in_gradients()
+    assert 0 < trial.headroom < 1
+
+
+def test_triton_without_d_and_state() -> None:
+    kernel = triton().selective_scan
+    arrays = {n: x.detach().float().numpy() for n, x in arguments(4).items() if n not in ("D", "state")}
+    claims = claims_of(kernel)
+    assert claims is not None
+    subject = TorchSubject("triton", kernel, claims, keywords(SELECTIVE_SCAN))
+    trial = Trial(SELECTIVE_SCAN, subject, Case("float32", arrays, "ordinary", 4))
+    trial.agree()
+    trial.agree_in_gradients()
+
+
+def test_triton_refuses_what_it_cannot_do() -> None:
+    module = triton()
+    given = {n: x.detach() for n, x in arguments(3).items()}
+    with pytest.raises(NotImplementedError, match="float32"):
+        module.selective_scan(**given)
+    with pytest.raises(ValueError, match="delta must have the shape"):
+        module.selective_scan(**{n: x.float() for n, x in given.items()} | {"delta": torch.ones(1, 1, 1)})
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_triton_kernel_keeps_what_it_claims(dtype: str) -> None:
+    """In the interpreter, where there is no GPU."""
+    module = triton()
+    claims = claims_of(module.selective_scan)
+    assert claims is not None
+    subject = TorchSubject("triton", module.selective_scan, claims, keywords(SELECTIVE_SCAN))
     found = examine(SELECTIVE_SCAN, subject, dtype, effort=QUICK)
     assert {r.property: r.message for r in found.results if r.verdict in ("fail", "error", "undecided")} == {}

