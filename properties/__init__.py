@@ -7,6 +7,7 @@ from assay.properties.contract import Operator
 from assay.properties.contrastive import CLIP_LOSS, SIGLIP_LOSS
 from assay.properties.convolution import FFT_CONVOLVE
 from assay.properties.discretize import DISCRETIZE
+from assay.properties.dplr import S4_KERNEL
 from assay.properties.linear_attention import LINEAR_ATTENTION, UNNORMALIZED_ATTENTION
 from assay.properties.performer import PERFORMER_ATTENTION, RANDOM_FEATURES
 from assay.properties.projection import RANDOM_PROJECTION
@@ -34,6 +35,7 @@ OPERATORS: dict[str, Operator] = {
         SSM_KERNEL,
         FFT_CONVOLVE,
         S4D_KERNEL,
+        S4_KERNEL,
     )
 }
 """The operators of assay, by name."""

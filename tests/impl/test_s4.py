@@ -59,8 +59,8 @@ def series(z: Any) -> Any:
 
 
 def test_the_mean_of_exp_keeps_its_digits_and_its_derivative() -> None:
-    """On both sides of where its series begins, within what the stable quotient may be off by; its derivative, where that
-    of the quotient would cancel, within what that of the series may."""
+    """On both sides of where its series begins, within what the stable quotient may be off by; its derivative, where
+    that of the quotient would cancel, within what that of the series may."""
     bounded = Bounded(PRECISIONS["float32"])
     z = torch.tensor([1e-9, 1e-3j, -0.49 + 0.01j, 0.3 - 0.3j, 0.4 - 0.4j, 3j, -20, 6.28j], dtype=torch.complex64)
     (bound,) = (paired(o) for o in evaluate(quotient, bounded, {"z": z.numpy()}))
