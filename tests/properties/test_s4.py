@@ -15,7 +15,7 @@ from torch import Tensor
 from assay.impl import s4 as fast
 from assay.impl.kernel import Claims
 from assay.kernels import keywords
-from assay.properties.judgement import QUICK, Effort, Examination, examine
+from assay.properties.judgement import QUICK, Effort, Examination, examine, prepare
 from assay.properties.s4 import S4D_KERNEL
 from assay.runner import TorchSubject
 
@@ -89,6 +89,19 @@ def test_no_right_kernel_exceeds_the_bound(name: str, dtype: str) -> None:
     many = Effort(examples=1000, seed=1, climb=0, robustness=0, shares=0, stop="each")
     kernel = subject(function, form=form)
     assert failures(examine(S4D_KERNEL, kernel, dtype, conventions={"method": method}, effort=many, only=AGREE)) == {}
+
+
+@pytest.mark.parametrize(("dtype", "own"), [("float32", "complex64"), ("float64", "complex128")])
+def test_inputs_are_complex_and_gradients_too(dtype: str, own: str) -> None:
+    """In every regime both parts are drawn; a gradient is compared part by part."""
+    trials = prepare(S4D_KERNEL, subject(fast.s4d_kernel, form="products"), dtype, replace(SHORT, climb=0))
+    assert len(trials) >= 8
+    for trial in trials:
+        assert {str(trial.case.arguments[name].dtype) for name in ("Lambda", "B", "C")} == {own}
+        found = trial.answer(gradients=True).gradients["Lambda"]
+        assert str(found.dtype) == own
+        assert trial.exact_gradient["Lambda"].shape == (*found.shape, 2)
+    assert any(t.case.arguments["B"].imag.any() for t in trials)
 
 
 def test_exp_minus_1_is_named_where_the_stable_form_is_claimed() -> None:
