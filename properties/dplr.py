@@ -102,53 +102,30 @@ def _as(form: str) -> ByHand:
     return mutant
 
 
-def _generated(nodes: Callable[[int], Values]) -> ByHand:
-    """The generating function as S4 writes it, with 2 / dt (1 - z) / (1 + z), at some nodes, in complex64."""
-
-    def mutant(kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None, memory: Memory) -> Answer:
-        found = kernel.answer(arguments, cotangents)
-        Lambda, P, Q, B, C = (np.asarray(arguments[name], np.complex64) for name in NAMES)
-        length, dt, n = int(arguments["length"]), np.float32(arguments["dt"]), len(Lambda)
-        with np.errstate(all="ignore"):
-            A = np.diag(Lambda) - np.outer(P, Q.conj())
-            one = np.eye(n, dtype=np.complex64)
-            try:
-                Ab = np.linalg.solve(one - dt / 2 * A, one + dt / 2 * A)
-                left = C - C @ np.linalg.matrix_power(Ab, length)
-            except np.linalg.LinAlgError:
-                return found
-            z = nodes(length).astype(np.complex64)
-            g = (np.float32(2) / dt * (1 - z) / (1 + z))[:, None]
-            one_by_one = [
-                (v * w / (g - Lambda)).sum(-1) for v, w in ((left, B), (left, P), (Q.conj(), B), (Q.conj(), P))
-            ]
-            k = one_by_one[0] - one_by_one[1] * one_by_one[2] / (1 + one_by_one[3])
-            lags = np.fft.ifft(2 / (1 + z) * k).real
-        return replace(found, outputs=(lags.astype(found.outputs[0].dtype),))
-
-    return mutant
-
-
-def _exact_nodes(length: int) -> Values:
-    """-1 itself, where the length is even."""
-    z = np.exp(-2j * np.pi * np.arange(length) / length)
+def _generated(kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None, memory: Memory) -> Answer:
+    """divides by 1 + z at z = -1, as the generating function with 2 / dt (1 - z) / (1 + z) does"""
+    found = kernel.answer(arguments, cotangents)
+    Lambda, P, Q, B, C = (np.asarray(arguments[name], np.complex64) for name in NAMES)
+    length, dt, n = int(arguments["length"]), np.float32(arguments["dt"]), len(Lambda)
+    z = np.exp(-2j * np.pi * np.arange(length) / length).astype(np.complex64)
     if length % 2 == 0:
         z[length // 2] = -1
-    return np.asarray(z)
+    with np.errstate(all="ignore"):
+        A, one = np.diag(Lambda) - np.outer(P, Q.conj()), np.eye(n, dtype=np.complex64)
+        try:
+            Ab = np.linalg.solve(one - dt / 2 * A, one + dt / 2 * A)
+            left = C - C @ np.linalg.matrix_power(Ab, length)
+        except np.linalg.LinAlgError:
+            return found
+        g = (np.float32(2) / dt * (1 - z) / (1 + z))[:, None]
+        cb, cp, qb, qp = ((v * w / (g - Lambda)).sum(-1) for v in (left, Q.conj()) for w in (B, P))
+        lags = np.fft.ifft(2 / (1 + z) * (cb - cp * qb / (1 + qp))).real
+    return replace(found, outputs=(lags.astype(found.outputs[0].dtype),))
 
 
-def _rounded_nodes(length: int) -> Values:
-    """As exp of a rounded angle gives them: not quite -1."""
-    angle = np.arange(length, dtype=np.float32) * np.float32(-2 * np.pi / length)
-    return np.asarray(np.cos(angle) + 1j * np.sin(angle))
-
-
-_undone, _beside = _generated(_exact_nodes), _generated(_rounded_nodes)
-_undone.__doc__ = "divides by 1 + z at z = -1"
-_beside.__doc__ = "divides by 1 + z beside z = -1, at a root of unity that is rounded"
-
-
-def _near_a_pole(kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None, memory: Memory) -> Answer:
+def _diagonalised(
+    kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None, memory: Memory
+) -> Answer:
     """computes poles and residues from the eigenvalues of A, which nearly coincide where it is far from normal"""
     found = kernel.answer(arguments, cotangents)
     Lambda, P, Q, B, C = (np.asarray(arguments[name], np.complex64) for name in NAMES)
@@ -262,9 +239,8 @@ S4_KERNEL = Operator(
     },
     mutants={
         "unclaimed form cauchy": _as("cauchy"),
-        "z = -1": _undone,
-        "beside z = -1": _beside,
-        "naive diagonalisation": _near_a_pole,
+        "z = -1": _generated,
+        "naive diagonalisation": _diagonalised,
     },
     structure=_structure,
     paired=("n",),
