@@ -45,6 +45,7 @@ MODULES = (
     "assay.impl.state_space",
     "assay.impl.convolution",
     "assay.impl.s4",
+    "assay.impl.dplr",
     "assay.impl.triton.rope",
     "assay.impl.triton.linear_attention",
     "assay.impl.triton.contrastive",

@@ -1,4 +1,4 @@
-"""Kernels of structured state spaces in torch, for CPU and CUDA, differentiable in every input and in dt.
+"""The kernel of S4D in torch, for CPU and CUDA, differentiable in every input and in dt.
 
 The Vandermonde product is one of two tables, Ab**i for i < s and Ab**(s j), s about sqrt(length): no table of all lags
 and states exists. (exp(z) - 1) / z is its own series near 0, so that neither it nor its derivative cancels.

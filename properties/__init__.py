@@ -29,6 +29,7 @@ MODULES = {
     "ssm_kernel": "state_space",
     "fft_convolve": "convolution",
     "s4d_kernel": "s4",
+    "s4_kernel": "dplr",
 }
 """The module of each operator's contract, in which it is called as the operator, in capitals."""
 

@@ -314,7 +314,7 @@ class Field:
             by = trial.by
             answer = self.naive(trial.case.arguments, trial.cotangents, by)
             exact = [*(e.midpoint for e in trial.exact), *(trial.exact_gradient[n].midpoint for n in by)]
-            naive = [*answer.outputs, *(parted(answer.gradients[n]) for n in by)]
+            naive = list(map(parted, (*answer.outputs, *(answer.gradients[n] for n in by))))
             bounds = [*trial.bound, *(trial.gradient_bound[n] for n in by)]
             asked = [np.isfinite(e) & np.isfinite(b) for e, b in zip(exact, bounds, strict=True)]
             self.known[id(trial)] = list(zip(exact, naive, asked, strict=True))
@@ -331,7 +331,7 @@ class Field:
                 continue
             try:
                 answer = kernel(trial.case.arguments, trial.cotangents, by)
-                arrays = [*answer.outputs, *(parted(answer.gradients[n]) for n in by)]
+                arrays = list(map(parted, (*answer.outputs, *(answer.gradients[n] for n in by))))
             except KernelError:
                 arrays = None
             for rule in asked:

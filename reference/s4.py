@@ -1,6 +1,6 @@
-"""Kernels of structured state spaces: of a diagonal matrix, and of one that is diagonal but for a low rank.
+"""The kernel of S4D: of a state space whose matrix is diagonal.
 
-    s4d_kernel   K_l = 2 Re sum_n C_n Bb_n Ab_n**l, one of each pair of conjugate eigenvalues given
+    K_l = 2 Re sum_n C_n Bb_n Ab_n**l, one of each pair of conjugate eigenvalues given
         zoh        Ab = exp(dt Lambda),   Bb = (exp(dt Lambda) - 1) / Lambda B, and dt B where Lambda is 0
         bilinear   Ab = (1 + dt Lambda / 2) / (1 - dt Lambda / 2),   Bb = dt B / (1 - dt Lambda / 2)
 

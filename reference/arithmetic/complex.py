@@ -6,8 +6,9 @@
 
 Whatever the arithmetic is, real and imaginary parts are numbers of it; so balls enclose both, bounds bound both, and
 gradients are those by both. Over running error, a contraction is charged as one sum of twice as many real products, in
-any order; division is Smith's, whose error also covers the textbook formula where that does not leave the range. The
-product with three multiplications is not covered: its imaginary part is not accurate by itself.
+any order; division is Smith's, by quotients or by reciprocals, whose error also covers the textbook formula where that
+does not leave the range. The product with three multiplications is not covered: its imaginary part is not accurate by
+itself.
 
 Source: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.6; R. L. Smith, Comm. ACM 5
 (1962), algorithm 116.
@@ -107,11 +108,11 @@ class Complex(Arithmetic):
                 return ComplexArray(a / c, b / c)
             # A scale, which cancels: a maximum over an axis is one that no derivative passes through.
             scale = c.xp.max(c.xp.stack([abs(c), abs(d)], axis=-1), axis=-1)
-            cs, ds = c / scale, d / scale
+            cs, ds = _quotient(c, scale), _quotient(d, scale)
             size = c * cs + d * ds
             if not isinstance(x, ComplexArray):
-                return ComplexArray(a * cs / size, -(a * ds) / size)
-            return ComplexArray((a * cs + b * ds) / size, (b * cs - a * ds) / size)
+                return ComplexArray(_quotient(a * cs, size), _quotient(-(a * ds), size))
+            return ComplexArray(_quotient(a * cs + b * ds, size), _quotient(b * cs - a * ds, size))
         raise TypeError(f"{name} of complex numbers is not defined here")
 
     def matmul(self, x: Array, y: Array) -> Array:
@@ -166,6 +167,11 @@ class Complex(Arithmetic):
 
     def _each(self, x: Array, function: Callable[[Array], Array]) -> Array:
         return ComplexArray(*map(function, split(x)))
+
+
+def _quotient(x: Array, y: Array) -> Array:
+    """x / y, by a division or by a product with a reciprocal, which may overflow."""
+    return (y.xp if y.xp.rank > x.xp.rank else x.xp).either([lambda: x / y, lambda: x * (1 / y)])
 
 
 def over(below: Arithmetic) -> Complex:

@@ -26,7 +26,7 @@ def fft(x: Part, precision: Precision) -> Part:
     Raises: ValueError for other lengths, whose algorithms (Rader's, Bluestein's) have other errors.
     """
     n = x.shape[-1]
-    return _transform(n, precision) * np.sqrt(EXTENDED(n)) * _norm(x)
+    return relative(n, precision) * np.sqrt(EXTENDED(n)) * _norm(x)
 
 
 def fft_convolve(
@@ -43,7 +43,7 @@ def fft_convolve(
     in norm, and the result by (z + (r + u + r u) (s ||x||_2 K + z)) / s.
     """
     n = x.shape[-1]
-    r, s = _transform(n, precision), np.sqrt(EXTENDED(n))
+    r, s = relative(n, precision), np.sqrt(EXTENDED(n))
     d = np.sqrt(EXTENDED(2)) * gamma(2, precision)
     d = d + gamma(rows - 1, precision) * (1 + d)
     (x2, X), (k2, K) = ((_norm(np.abs(v) + e), _highest(v, e)) for v, e in ((x, ex), (k, ek)))
@@ -92,8 +92,8 @@ def gamma(k: int, precision: Precision) -> np.longdouble:
     return ku / (1 - ku) if ku < 1 else EXTENDED(np.inf)
 
 
-def _transform(n: int, precision: Precision) -> np.longdouble:
-    """The relative error of one transform."""
+def relative(n: int, precision: Precision) -> np.longdouble:
+    """The relative error of one transform, in the 2-norm."""
     t = n.bit_length() - 1
     if n != 1 << t:
         raise ValueError(f"the length must be a power of two, not {n}")

@@ -13,7 +13,8 @@ that a transform of n positions loses at most 8 n times that in each number; the
 and the transform back, divided by n before or after, at most 4 p + 20 n l.
 
 Assumed of a kernel: its roots of unity are exact to within 2 u; its transforms are no less exact than those of radix
-two whose length is the first power of two that is not below twice the number of positions. Summed over rows that share
+two whose length is the first power of two that is not below twice the number of positions; one of a length that is no
+power of two, no less exact than one of the next but one. Summed over rows that share
 an operand, before or after the last transform, what is summed is rounded once more for each row.
 
 Axes: t position.
@@ -33,7 +34,7 @@ from assay.reference.arithmetic.adjoint import Adjoint, Node, _unbroadcast
 from assay.reference.arithmetic.array import Arithmetic, Array, narrow, widen
 from assay.reference.arithmetic.bounded import Bounded
 from assay.reference.arithmetic.formatted import EXTENDED, meet
-from assay.reference.arithmetic.normwise import fft_convolve
+from assay.reference.arithmetic.normwise import fft_convolve, relative
 from assay.reference.arithmetic.objects import Ball
 
 
@@ -91,6 +92,63 @@ def transform(a: Any, b: Any = None) -> tuple[Any, Any]:
         a = xp.concat([p + turned, p - turned], axis=-2)
         b = xp.concat([v + other, v - other], axis=-2)
     return a[..., 0], b[..., 0]
+
+
+def fourier(x: Any) -> Any:
+    """sum_i x_i exp(-2 pi i j / n) of x[2, n], real and imaginary parts, likewise, n any length."""
+    return _fourier(x.xp, x) if isinstance(x, Array) else _summed_up(x)
+
+
+def roots(xp: Any, n: int) -> tuple[Any, Any]:
+    """cos and sin of 2 pi j / n, [n], rounded once."""
+    angle = widen(2 * xp.pi * xp.ones((n,)), "quad") * xp.arange(n) / n
+    return narrow(xp.cos(angle)), narrow(xp.sin(angle))
+
+
+def _summed_up(x: Any) -> Any:
+    """By radix two, or of another length by the sums themselves."""
+    xp, n = array_namespace(x), x.shape[-1]
+    if n & (n - 1) == 0:
+        return xp.stack(transform(x[0, ...], x[1, ...]), axis=0) if n else x
+    turns = [[(j * k) % n for k in range(n)] for j in range(n)]
+    c, s = (xp.stack([xp.take(part, row, axis=0) for row in turns], axis=0) for part in roots(xp, n))
+    both = xp.concat([xp.concat([c, s], axis=1), xp.concat([-s, c], axis=1)], axis=0)
+    return xp.reshape(both @ xp.reshape(x, (2 * n, 1)), (2, n))
+
+
+@singledispatch
+def _fourier(xp: Arithmetic, x: Array) -> Array:
+    return _summed_up(x)
+
+
+@_fourier.register
+def _(xp: Adjoint, x: Array) -> Node:
+    node = xp._node(x)
+
+    def conjugate(g: Array) -> Array:
+        return g.xp.concat([g[:1], -g[1:]], axis=0)
+
+    return xp.record(
+        fourier(node.value), (node, lambda g: conjugate(fourier(conjugate(g)))), step=f"matmul {max(1, x.shape[1])}"
+    )
+
+
+@_fourier.register
+def _(xp: Bounded, x: Array) -> Array:
+    value, error = xp.certain(x).parts
+    n = value.shape[-1]
+    if not n:
+        return x
+    known = np.where(np.isfinite(value), value, 0)
+    spectrum = np.fft.fft(known[0] + 1j * known[1])
+    size = np.sqrt(((np.abs(value) + error) ** 2).sum())
+    carried = np.minimum(error.sum(), np.sqrt(n * (error * error).sum()))
+    longest = padded(n) // 2 if n & (n - 1) == 0 else padded(n)
+    loss = EXTENDED(xp.format.normal) if xp.precision.flushes else xp.loss
+    charge = relative(longest, xp.precision.at(xp.format)) * np.sqrt(EXTENDED(n)) * size + 8 * longest * loss
+    charge = EXTENDED(0) if n == 1 or not size else charge
+    out = np.stack([spectrum.real, spectrum.imag])
+    return xp.limited(out, np.full(out.shape, carried + charge), np.full(out.shape, np.abs(value).sum() + carried))
 
 
 @singledispatch

@@ -1,4 +1,4 @@
-"""Kernels of structured state spaces in torch."""
+"""The kernel of S4D in torch."""
 
 from __future__ import annotations
 

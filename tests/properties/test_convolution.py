@@ -56,7 +56,12 @@ WRONG: dict[str, tuple[Call, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+AT_EVERY_CHANGE = ("circle", "short")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in AT_EVERY_CHANGE else pytest.param(n, marks=pytest.mark.nightly) for n in WRONG]
+)
 def test_wrong_kernels_fail_and_are_named(name: str) -> None:
     function, told = WRONG[name]
     effort = replace(QUICK, examples=16, shrink_seconds=0.2, robustness=0, shares=0)

@@ -15,13 +15,13 @@ from torch import Tensor
 from assay.impl import s4 as fast
 from assay.impl.kernel import Claims
 from assay.kernels import keywords
-from assay.properties.judgement import QUICK, Effort, Examination, examine
+from assay.properties.judgement import QUICK, Effort, Examination, examine, prepare
 from assay.properties.s4 import S4D_KERNEL
 from assay.runner import TorchSubject
 
 
 Call = Callable[..., Any]
-SHORT = replace(QUICK, examples=16, shrink_seconds=0.2, robustness=0, shares=0)
+SHORT = replace(QUICK, examples=8, shrink_seconds=0.2, robustness=0, shares=0)
 AGREE = ("agrees_with_oracle", "gradients_agree")
 
 
@@ -91,6 +91,19 @@ def test_no_right_kernel_exceeds_the_bound(name: str, dtype: str) -> None:
     assert failures(examine(S4D_KERNEL, kernel, dtype, conventions={"method": method}, effort=many, only=AGREE)) == {}
 
 
+@pytest.mark.parametrize(("dtype", "own"), [("float32", "complex64"), ("float64", "complex128")])
+def test_inputs_are_complex_and_gradients_too(dtype: str, own: str) -> None:
+    """In every regime both parts are drawn; a gradient is compared part by part."""
+    trials = prepare(S4D_KERNEL, subject(fast.s4d_kernel, form="products"), dtype, replace(SHORT, climb=0))
+    assert len(trials) >= 8
+    for trial in trials:
+        assert {str(trial.case.arguments[name].dtype) for name in ("Lambda", "B", "C")} == {own}
+        found = trial.answer(gradients=True).gradients["Lambda"]
+        assert str(found.dtype) == own
+        assert trial.exact_gradient["Lambda"].shape == (*found.shape, 2)
+    assert any(t.case.arguments["B"].imag.any() for t in trials)
+
+
 def test_exp_minus_1_is_named_where_the_stable_form_is_claimed() -> None:
     found = examine(S4D_KERNEL, subject(as_written, form="exponentials"), "float32", effort=SHORT, only=AGREE[:1])
     (result,) = found.results
@@ -109,7 +122,12 @@ WRONG: dict[str, tuple[Call, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+AT_EVERY_CHANGE = ("once", "bilinear")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in AT_EVERY_CHANGE else pytest.param(n, marks=pytest.mark.nightly) for n in WRONG]
+)
 def test_wrong_kernels_fail_and_are_named(name: str) -> None:
     function, told = WRONG[name]
     (result,) = examine(S4D_KERNEL, subject(function), "float32", effort=SHORT, only=AGREE[:1]).results
@@ -128,7 +146,8 @@ def test_a_gradient_that_is_not_conjugated_fails() -> None:
     def kernel(Lambda: Tensor, B: Tensor, C: Tensor, dt: Any, length: int) -> Tensor:
         return fast.s4d_kernel(Lambda, B, C, dt, length)
 
-    found = examine(S4D_KERNEL, subject(kernel, backward=backward), "float32", effort=SHORT, only=AGREE)
+    effort = replace(SHORT, stop="each")
+    found = examine(S4D_KERNEL, subject(kernel, backward=backward), "float32", effort=effort, only=AGREE)
     assert set(failures(found)) == {"gradients_agree"}
 
 

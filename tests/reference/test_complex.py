@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from array_api_compat import array_namespace
 
+from assay.reference.arithmetic.array import either, vanishes
 from assay.reference.arithmetic.bounded import Bounded
-from assay.reference.arithmetic.complex import ComplexArray, conj, imag, join, paired, real
+from assay.reference.arithmetic.complex import ComplexArray, conj, imag, join, over, paired, real
 from assay.reference.arithmetic.independent import Independent
 from assay.reference.arithmetic.objects import Ball, Exact, enclosure
 from assay.reference.arithmetic.oracle import differentiate, evaluate, gradient_oracle, oracle
@@ -38,6 +39,7 @@ TEXTS: dict[str, Callable[[Any, Any], Any]] = {
     "reciprocal": lambda z, w: 1 / z + w / 3,
     "real first": lambda z, w: real(z) * w - imag(w) / z,
     "exp": lambda z, w: (1 + w) / (2 - array_namespace(z).exp(-z)),
+    "expm1": lambda z, w: array_namespace(z).expm1(z / 16) * w,
     "abs": lambda z, w: abs(z - w),
     "conj": lambda z, w: conj(z) * w + z[::-1],
     "matmul": lambda z, w: z @ w.mT,
@@ -143,3 +145,38 @@ def test_complex_numbers_are_not_ordered() -> None:
         _ = z < z
     with pytest.raises(TypeError, match="tanh"):
         z.xp.tanh(z)
+
+
+def test_a_reciprocal_of_a_subnormal_number_may_overflow() -> None:
+    """torch divides by a product with a reciprocal; of what is larger, the quotient is bounded."""
+    for size, finite in ((2.0**-140, False), (2.0**-100, True)):
+        given = {"z": np.complex64([size + 0.5j * size]), "w": np.complex64([size * (1 - 1j)])}
+        (bound,) = evaluate(TEXTS["divide"], Bounded(SINGLE), given)
+        assert np.isfinite(paired(bound).parts[1]).all() == finite
+
+
+def test_expm1_loses_nothing_near_0() -> None:
+    """Normwise: each part may be of another size than the number."""
+    for scale in (1e-2, 1e-5, 1e-9):
+        given = {"z": (drawn(3)["z"] * scale).astype(np.complex64)}
+        (bound,) = evaluate(lambda z: array_namespace(z).expm1(z), Bounded(SINGLE), given)
+        size = np.abs(given["z"])[..., None]
+        assert (paired(bound).parts[1] <= 32 * SINGLE.working.u * size).all()
+
+
+def test_ways_of_a_complex_number_are_bounded_part_by_part() -> None:
+    """(z + 1) - 1 loses digits of the real part, and none of the imaginary one."""
+    given = {"z": np.complex64([1e-3 + 1e-3j])}
+
+    def text(z: Any) -> Any:
+        return either(z, lambda: z * 3 / 3, lambda: (z + 1) - 1)
+
+    parts = [evaluate(f, Bounded(SINGLE), given)[0] for f in (text, lambda z: z * 3 / 3, lambda z: (z + 1) - 1)]
+    both, one, two = (paired(p).parts[1] for p in parts)
+    assert (both == np.maximum(one, two)).all()
+
+
+def test_what_vanishes_has_neither_part() -> None:
+    given = np.complex64([0, 1, 1j, 1 + 1j])
+    for xp in (Ball(113), Bounded(SINGLE), Exact(113)):
+        assert vanishes(over(xp).lift(given)).bits.tolist() == [True, False, False, False]
