@@ -196,6 +196,13 @@ def _limits(options: dict[str, Any]) -> Limits | None:
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the results here.")
 @click.option(
+    "--known",
+    "known_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Failures that are expected, in TOML: they do not make the exit code 1; an entry that none meets does.",
+)
+@click.option(
     "--counterexamples",
     type=click.Path(path_type=Path, file_okay=False),
     help="Store counterexamples in this folder, instead of .assay/counterexamples.",
@@ -210,6 +217,7 @@ def _limits(options: dict[str, Any]) -> Limits | None:
 def check(
     kernels: tuple[str, ...],
     json_path: Path | None,
+    known_path: Path | None,
     counterexamples: Path | None,
     resume: bool,
     journal_path: Path | None,
@@ -226,9 +234,13 @@ def check(
         raise Usage(f"there is no folder {json_path.resolve().parent} to write {json_path.name} into")
     ahead(_limits(options))
 
-    from assay import journal as journals, replay, report
+    from assay import expected, journal as journals, replay, report
     from assay.kernels import UsageError
 
+    try:
+        known = expected.read(known_path) if known_path else expected.Expectations()
+    except UsageError as error:
+        raise Usage(str(error)) from None
     chosen, left_out, how = _configured(kernels, options)
     work = [(kernel, dtype) for kernel in chosen for dtype in _dtypes(kernel, options["dtypes"])]
     numbered = [(number, *pair) for number, pair in enumerate(work)]
@@ -251,16 +263,17 @@ def check(
     except KeyboardInterrupt:
         interrupted = True
     judged = [(work[number][0], done[number]) for number in sorted(done)]
-    report.print_table(console, judged)
-    report.print_failures(console, judged)
+    report.print_table(console, judged, known)
+    report.print_failures(console, judged, known)
+    report.print_known(console, judged, known)
     report.print_left_out(console, left_out)
     if json_path is not None:
-        report.write_json(json_path, report.as_json(judged, left_out))
+        report.write_json(json_path, report.as_json(judged, left_out, known))
     if interrupted:
         raise Usage(f"interrupted after {len(judged)} of {len(work)} judgements: --resume goes on with the rest")
     if not judged:
         raise Usage("there was nothing to judge: no kernel supports the dtypes asked for")
-    if any(e.verdict != "pass" for _, e in judged):
+    if known.problems(judged) or not all(known.accepts(*one) for one in judged):
         sys.exit(1)
 
 

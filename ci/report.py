@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from assay.expected import BAD, Expectations
 from assay.kernels import Known
 from assay.properties.judgement import Examination
 from assay.replay import command
@@ -44,7 +45,7 @@ def progress() -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(text.replace("[", r"\["))
 
 
-def print_table(console: Console, judged: Sequence[Judged]) -> None:
+def print_table(console: Console, judged: Sequence[Judged], known: Expectations = Expectations()) -> None:
     """One row per kernel and dtype."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("kernel", "dtype", "verdict", "headroom"):
@@ -52,8 +53,9 @@ def print_table(console: Console, judged: Sequence[Judged]) -> None:
     table.add_column("follows", overflow="fold")
     table.add_column("fails", overflow="fold")
     for kernel, found in judged:
-        failing = [r.property for r in found.results if r.verdict in ("fail", "error", "undecided")]
+        failing = [r.property for r in found.results if r.verdict in BAD]
         more = f" +{len(failing) - 1}" if len(failing) > 1 else ""
+        more += "" if known.unexpected(kernel, found) else ", known"
         table.add_row(
             Text(kernel.name.rpartition("/")[2]),
             Text(found.dtype),
@@ -65,10 +67,10 @@ def print_table(console: Console, judged: Sequence[Judged]) -> None:
     console.print(table)
 
 
-def print_failures(console: Console, judged: Sequence[Judged]) -> None:
+def print_failures(console: Console, judged: Sequence[Judged], known: Expectations = Expectations()) -> None:
     """For each kernel that does not pass: what it looks like first, then the smallest case that shows it."""
     for kernel, found in judged:
-        bad = [r for r in found.results if r.verdict in ("fail", "error", "undecided")]
+        bad = known.unexpected(kernel, found)
         if not bad and found.verdict == "skipped":
             reason = next((r.message for r in found.results if r.message), "")
             console.print(Text(f"\n{kernel.name} {found.dtype}: not judged: {reason}"), soft_wrap=True)
@@ -91,6 +93,18 @@ def print_failures(console: Console, judged: Sequence[Judged]) -> None:
             console.print(Text(f"  replay: {command(first)}"), soft_wrap=True)
 
 
+def print_known(console: Console, judged: Sequence[Judged], known: Expectations) -> None:
+    """Each failure that is expected, in one line; and what is wrong with the expectations."""
+    if known.entries:
+        console.print()
+    for kernel, found in judged:
+        for result, entry in known.expected(kernel, found):
+            told = f"known: {kernel.name} {found.dtype} {result.property}: {entry.reason} (until {entry.expires})"
+            console.print(Text(told, style="dim"), soft_wrap=True)
+    for problem in known.problems(judged):
+        console.print(Text(problem, style="red"), soft_wrap=True)
+
+
 def print_left_out(console: Console, left_out: Mapping[str, str]) -> None:
     """What was not looked at, in one line for each reason."""
     names = defaultdict(list)
@@ -106,11 +120,14 @@ def number(value: float | None) -> str:
     return "inf" if math.isinf(value) else f"{value:.3g}"
 
 
-def as_json(judged: Sequence[Judged], left_out: Mapping[str, str]) -> dict[str, Any]:
+def as_json(
+    judged: Sequence[Judged], left_out: Mapping[str, str], known: Expectations = Expectations()
+) -> dict[str, Any]:
     """Per kernel, dtype and property: verdict, headroom, cases, seconds, inference, diagnosis, counterexample file."""
     kernels = []
     for kernel, found in judged:
         for result in found.results:
+            entry = known.of(kernel, found.dtype, result)
             kernels.append(
                 {
                     "operator": kernel.operator.name,
@@ -129,6 +146,7 @@ def as_json(judged: Sequence[Judged], left_out: Mapping[str, str]) -> dict[str, 
                     "diagnosis": [asdict(f) for f in result.diagnosis],
                     "case": result.counterexample or None,
                     "counterexample": result.stored or None,
+                    "known": {"reason": entry.reason, "expires": str(entry.expires)} if entry else None,
                 }
             )
     return {**versions(), "left_out": dict(left_out), "results": kernels}
