@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from assay import speed
-from assay.usage import Usage
+from assay.usage import WRITTEN, Usage
 
 
 if TYPE_CHECKING:
@@ -194,7 +194,8 @@ def _limits(options: dict[str, Any]) -> Limits | None:
 @click.option(
     "--jobs", type=click.IntRange(1), help="Processes side by side; as many as there are cores, if not given."
 )
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the results here.")
+@click.option("--json", "json_path", help="Write the results here.", **WRITTEN)
+@click.option("--markdown", "markdown_path", help="Add a summary for a job's page to this file.", **WRITTEN)
 @click.option(
     "--known",
     "known_path",
@@ -217,6 +218,7 @@ def _limits(options: dict[str, Any]) -> Limits | None:
 def check(
     kernels: tuple[str, ...],
     json_path: Path | None,
+    markdown_path: Path | None,
     known_path: Path | None,
     counterexamples: Path | None,
     resume: bool,
@@ -230,11 +232,9 @@ def check(
     """
     from assay.process import ahead
 
-    if json_path is not None and not json_path.resolve().parent.is_dir():
-        raise Usage(f"there is no folder {json_path.resolve().parent} to write {json_path.name} into")
     ahead(_limits(options))
 
-    from assay import expected, journal as journals, replay, report
+    from assay import expected, journal as journals, markdown, replay, report
     from assay.kernels import UsageError
 
     try:
@@ -267,8 +267,13 @@ def check(
     report.print_failures(console, judged, known)
     report.print_known(console, judged, known)
     report.print_left_out(console, left_out)
-    if json_path is not None:
-        report.write_json(json_path, report.as_json(judged, left_out, known))
+    try:
+        if json_path is not None:
+            report.write_json(json_path, report.as_json(judged, left_out, known))
+        if markdown_path is not None:
+            markdown.append(markdown_path, judged, left_out, known)
+    except OSError as error:
+        raise Usage(f"{error.filename} cannot be written: {error.strerror or error}") from None
     if interrupted:
         raise Usage(f"interrupted after {len(judged)} of {len(work)} judgements: --resume goes on with the rest")
     if not judged:
@@ -349,7 +354,7 @@ def _identified(answer: Identified | None) -> Sequence[str]:
 @click.option("--dtype", "dtypes", help="Comma-separated; float32,bfloat16,float16 if not given.")
 @click.option("--full", is_flag=True, help="Try every property on every mutant, not only until one rejects it.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes side by side.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the matrix here.")
+@click.option("--json", "json_path", help="Write the matrix here.", **WRITTEN)
 def mutants(operator: str | None, dtypes: str | None, full: bool, jobs: int | None, json_path: Path | None) -> None:
     """Judge wrong kernels derived from the contract of OPERATOR: the kill matrix.
 
@@ -361,8 +366,6 @@ def mutants(operator: str | None, dtypes: str | None, full: bool, jobs: int | No
     from assay.lines import one_line
     from assay.properties.drawing import DTYPES
 
-    if json_path is not None and not json_path.resolve().parent.is_dir():
-        raise Usage(f"there is no folder {json_path.resolve().parent} to write {json_path.name} into")
     asked = [d.strip() for d in dtypes.split(",") if d.strip()] if dtypes else None
     for name in asked or ():
         if name not in DTYPES:

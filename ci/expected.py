@@ -26,6 +26,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from assay.lines import shortened
 from assay.loading import UsageError
 
 
@@ -79,6 +80,8 @@ class Entry(Expected):
         return f"{self.place} ({self.kernel}, {self.property}, {self.dtype})"
 
 
+LONGEST = 1000
+"""Characters of a line: an entry is of any length."""
 KEYS = ("kernel", "property", "dtype", "signature", "reason", "expires")
 SEVERAL = ("property", "dtype")
 
@@ -99,9 +102,11 @@ class Expectations:
         """The failures of a kernel that no entry expects."""
         return [r for r in found.results if r.verdict in BAD and self.of(kernel, found.dtype, r) is None]
 
-    def expected(self, kernel: Known, found: Examination) -> list[tuple[Result, Entry]]:
-        """The others, each with its entry."""
-        return [(r, entry) for r in found.results if (entry := self.of(kernel, found.dtype, r)) is not None]
+    def lines(self, judged: Sequence[tuple[Known, Examination]]) -> list[str]:
+        """A line for each of the others."""
+        found = [(k, f.dtype, r, self.of(k, f.dtype, r)) for k, f in judged for r in f.results]
+        told = [f"{k.name} {d} {r.property}: {e.reason} (until {e.expires})" for k, d, r, e in found if e is not None]
+        return [shortened(line, LONGEST) for line in told]
 
     def accepts(self, kernel: Known, found: Examination) -> bool:
         """Does the kernel pass, or fail as expected and not otherwise?"""
@@ -120,7 +125,7 @@ class Expectations:
             about = [(k, f) for k, f in judged if entry.names(k.name) and entry.dtype == f.dtype]
             if about and not any(entry.meets(f.dtype, r) for _, f in about for r in f.results):
                 out.append(f"{entry} is met by no failure: remove it, or give it the signature of today")
-        return out
+        return [shortened(line, LONGEST) for line in out]
 
 
 def read(path: Path, today: datetime.date | None = None) -> Expectations:

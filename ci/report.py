@@ -19,13 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from assay.expected import BAD, Expectations
-from assay.kernels import Known
-from assay.properties.judgement import Examination
-from assay.replay import command
+from assay.failures import Judged as Judged, failures, not_judged
 
 
 STYLES = {"pass": "green", "fail": "red", "error": "red", "undecided": "yellow", "skipped": "dim"}
-Judged = tuple[Known, Examination]
 
 
 def console() -> Console:
@@ -69,39 +66,28 @@ def print_table(console: Console, judged: Sequence[Judged], known: Expectations 
 
 def print_failures(console: Console, judged: Sequence[Judged], known: Expectations = Expectations()) -> None:
     """For each kernel that does not pass: what it looks like first, then the smallest case that shows it."""
-    for kernel, found in judged:
-        bad = known.unexpected(kernel, found)
-        if not bad and found.verdict == "skipped":
-            reason = next((r.message for r in found.results if r.message), "")
-            console.print(Text(f"\n{kernel.name} {found.dtype}: not judged: {reason}"), soft_wrap=True)
-        if not bad:
-            continue
-        console.print(Text(f"\n{kernel.name} {found.dtype}", style="bold"))
-        told = bad[0].diagnosis
-        for finding in told:
-            console.print(Text(f"  diagnosis: {finding.text}", style="bold yellow"), soft_wrap=True)
-        first, *others = bad
-        console.print(Text(f"  {first.property}: {first.message}"), soft_wrap=True)
-        if first.counterexample:
-            console.print(Text(f"    in {first.counterexample}"), soft_wrap=True)
-        alike = [r for r in others if r.message == first.message]
-        also = [r.property for r in others if r not in alike]
-        also += [f"the same in {len(alike)} more"] if alike else []
-        if also:
-            console.print(Text(f"  also: {', '.join(also)}"), soft_wrap=True)
-        if first.stored:
-            console.print(Text(f"  replay: {command(first)}"), soft_wrap=True)
+    for name, dtype, reason in not_judged(judged):
+        console.print(Text(f"\n{name} {dtype}: not judged: {reason}"), soft_wrap=True)
+    for failure in failures(judged, known):
+        console.print(Text(f"\n{failure.kernel} {failure.dtype}", style="bold"))
+        for text in failure.diagnosis:
+            console.print(Text(f"  diagnosis: {text}", style="bold yellow"), soft_wrap=True)
+        console.print(Text(f"  {failure.property}: {failure.message}"), soft_wrap=True)
+        if failure.case:
+            console.print(Text(f"    in {failure.case}"), soft_wrap=True)
+        if failure.also:
+            console.print(Text(f"  also: {', '.join(failure.also)}"), soft_wrap=True)
+        if failure.replay:
+            console.print(Text(f"  replay: {failure.replay}"), soft_wrap=True)
 
 
 def print_known(console: Console, judged: Sequence[Judged], known: Expectations) -> None:
     """Each failure that is expected, in one line; and what is wrong with the expectations."""
-    if known.entries:
-        console.print()
-    for kernel, found in judged:
-        for result, entry in known.expected(kernel, found):
-            told = f"known: {kernel.name} {found.dtype} {result.property}: {entry.reason} (until {entry.expires})"
-            console.print(Text(told, style="dim"), soft_wrap=True)
-    for problem in known.problems(judged):
+    lines, problems = known.lines(judged), known.problems(judged)
+    console.print() if lines or problems else None
+    for line in lines:
+        console.print(Text(f"known: {line}", style="dim"), soft_wrap=True)
+    for problem in problems:
         console.print(Text(problem, style="red"), soft_wrap=True)
 
 

@@ -95,8 +95,9 @@ def test_the_entry_says_what_was_found(tmp_path: Path) -> None:
     kernel, found = judged()
     known = expectations(tmp_path, toml(property='"inverse"'))
     assert [r.property for r in known.unexpected(kernel, found)] == ["agrees_with_oracle"]
-    ((result, entry),) = known.expected(kernel, found)
-    assert (result.property, entry.reason) == ("inverse", "being repaired")
+    assert known.lines([(kernel, found)]) == [
+        "/somewhere/mine.py:rope float32 inverse: being repaired (until 2026-11-28)"
+    ]
 
 
 @pytest.mark.parametrize(
