@@ -1,4 +1,6 @@
-"""The command line: assay list, explain, check, replay, identify, mutants; what measures speed is in speed.py.
+"""The command line: assay list, explain, check, replay, identify, mutants.
+
+`assay new` is in new.py, and what measures speed in speed.py.
 
 Exit codes: 0 all pass; 1 some kernel fails, errs or is undecided; 2 usage, import or configuration error.
 """
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from assay import speed
+from assay.new import new
 from assay.usage import WRITTEN, Usage
 
 
@@ -37,6 +40,7 @@ def main() -> None:
 main.add_command(speed.bench)
 main.add_command(speed.compare)
 main.add_command(speed.history)
+main.add_command(new)
 
 
 @main.command("list")
