@@ -19,7 +19,7 @@ import click
 
 from assay import speed
 from assay.new import new
-from assay.usage import WRITTEN, Usage
+from assay.usage import WRITTEN, Usage, writing
 
 
 if TYPE_CHECKING:
@@ -271,13 +271,12 @@ def check(
     report.print_failures(console, judged, known)
     report.print_known(console, judged, known)
     report.print_left_out(console, left_out)
-    try:
-        if json_path is not None:
+    if json_path is not None:
+        with writing(json_path):
             report.write_json(json_path, report.as_json(judged, left_out, known))
-        if markdown_path is not None:
+    if markdown_path is not None:
+        with writing(markdown_path):
             markdown.append(markdown_path, judged, left_out, known)
-    except OSError as error:
-        raise Usage(f"{error.filename} cannot be written: {error.strerror or error}") from None
     if interrupted:
         raise Usage(f"interrupted after {len(judged)} of {len(work)} judgements: --resume goes on with the rest")
     if not judged:
@@ -386,7 +385,8 @@ def mutants(operator: str | None, dtypes: str | None, full: bool, jobs: int | No
     for one in found:
         kills.print_matrix(console, one)
     if json_path is not None:
-        report.write_json(json_path, kills.as_json(found))
+        with writing(json_path):
+            report.write_json(json_path, kills.as_json(found))
     if any(one.problems for one in found):
         sys.exit(1)
 

@@ -29,7 +29,7 @@ def append(path: Path, judged: Sequence[Judged], left_out: Mapping[str, str], kn
     Raises: OSError.
     """
     with open(path, "a", encoding="utf-8") as file:
-        there = file.tell()
+        there = file.tell() if file.seekable() else 0  # a pipe has no length
         file.write(("\n" if there else "") + summary(judged, left_out, known, MOST - there))
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from assay.usage import WRITTEN, Usage
+from assay.usage import WRITTEN, Usage, writing
 
 
 if TYPE_CHECKING:
@@ -35,13 +35,12 @@ def new(operator: str | None, own: str | None, path: Path | None) -> None:
     if path.suffix != ".py" or not path.name.isprintable():
         raise Usage(f"{path} is not the name of a Python file: it must end with .py")
     text = kernel_file(operator, path) if operator is not None else operator_file(str(own), path)
-    try:
-        with open(path, "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise Usage(f"{path} exists already: name another with --file") from None
-    except (OSError, ValueError) as error:
-        raise Usage(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    with writing(path):
+        try:
+            with open(path, "x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            raise Usage(f"{path} exists already: name another with --file") from None
     click.echo(f"{path} is there to be written on; then: assay check {shlex.quote(str(path))} --quick")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +29,12 @@ def _file(_: click.Context, __: click.Parameter, given: Path | None) -> Path | N
 
 WRITTEN: Any = {"type": click.Path(path_type=Path, dir_okay=False), "callback": _file}
 """Of an option that names a file to write."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within it, a file that cannot be written is told in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise Usage(f"{path} cannot be written: {error.strerror or error}") from None

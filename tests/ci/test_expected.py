@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,16 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b"# caf\xe9\n")
     with pytest.raises(UsageError, match=r"is not UTF-8: .* at byte 5"):
         read(tmp_path / "latin.toml")
+
+
+def test_the_example_of_the_readme_is_one(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall("```toml\n(.*?)```", readme, re.DOTALL)
+    known = expectations(tmp_path, example)
+    assert {(e.kernel, e.dtype, e.expires) for e in known.entries} == {
+        ("torch:sdpa_*", "bfloat16", datetime.date(2027, 1, 31))
+    }
+    assert [e.property for e in known.entries] == ["agrees_with_oracle", "gradients_agree"]
 
 
 def check(known: str, *more: str) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -158,8 +159,19 @@ def test_the_command_line_adds_to_what_is_there(tmp_path: Path, monkeypatch: pyt
     command = ["check", f"rope={kernels}:right", "--dtype", "float32", "--in-process", "--jobs", "1", "--markdown"]
     for _ in range(2):
         assert CliRunner().invoke(main, [*command, "summary.md"]).exit_code == 1
-    titles = [line for line in Path("summary.md").read_text().splitlines() if line.startswith("## ")]
-    assert titles == ["## assay: 1 fail"] * 2
-    full = CliRunner().invoke(main, [*command, "/dev/full"])
-    assert full.exit_code == 2
-    assert "cannot be written" in full.output.splitlines()[-1]
+    first, second = Path("summary.md").read_text().split("## assay: 1 fail\n")[1:]
+    assert first == f"{second}\n"
+    for option in ("--markdown", "--json"):
+        Path("folder.part").mkdir(exist_ok=True)  # beside which JSON is written
+        path = "/dev/full" if option == "--markdown" else "folder"
+        full = CliRunner().invoke(main, [*command[:-1], option, path])
+        assert full.exit_code == 2
+        assert f"{path} cannot be written" in full.output.splitlines()[-1]
+
+
+def test_a_pipe_takes_a_summary_too() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as reader:
+        markdown.append(Path(f"/dev/fd/{writing}"), [judged("a:f", "float32", "pass")], {}, Expectations())
+        os.close(writing)
+        assert reader.readline() == "## assay: 1 pass\n"
