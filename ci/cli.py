@@ -1,4 +1,6 @@
-"""The command line: assay list, explain, check, replay, identify, mutants; what measures speed is in speed.py.
+"""The command line: assay list, explain, check, replay, identify, mutants.
+
+`assay new` is in new.py, and what measures speed in speed.py.
 
 Exit codes: 0 all pass; 1 some kernel fails, errs or is undecided; 2 usage, import or configuration error.
 """
@@ -16,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from assay import speed
-from assay.usage import Usage
+from assay.new import new
+from assay.usage import WRITTEN, Usage, writing
 
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ def main() -> None:
 main.add_command(speed.bench)
 main.add_command(speed.compare)
 main.add_command(speed.history)
+main.add_command(new)
 
 
 @main.command("list")
@@ -194,7 +198,15 @@ def _limits(options: dict[str, Any]) -> Limits | None:
 @click.option(
     "--jobs", type=click.IntRange(1), help="Processes side by side; as many as there are cores, if not given."
 )
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the results here.")
+@click.option("--json", "json_path", help="Write the results here.", **WRITTEN)
+@click.option("--markdown", "markdown_path", help="Add a summary for a job's page to this file.", **WRITTEN)
+@click.option(
+    "--known",
+    "known_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Failures that are expected, in TOML: they do not make the exit code 1; an entry that none meets does.",
+)
 @click.option(
     "--counterexamples",
     type=click.Path(path_type=Path, file_okay=False),
@@ -210,6 +222,8 @@ def _limits(options: dict[str, Any]) -> Limits | None:
 def check(
     kernels: tuple[str, ...],
     json_path: Path | None,
+    markdown_path: Path | None,
+    known_path: Path | None,
     counterexamples: Path | None,
     resume: bool,
     journal_path: Path | None,
@@ -222,13 +236,15 @@ def check(
     """
     from assay.process import ahead
 
-    if json_path is not None and not json_path.resolve().parent.is_dir():
-        raise Usage(f"there is no folder {json_path.resolve().parent} to write {json_path.name} into")
     ahead(_limits(options))
 
-    from assay import journal as journals, replay, report
+    from assay import expected, journal as journals, markdown, replay, report
     from assay.kernels import UsageError
 
+    try:
+        known = expected.read(known_path) if known_path else expected.Expectations()
+    except UsageError as error:
+        raise Usage(str(error)) from None
     chosen, left_out, how = _configured(kernels, options)
     work = [(kernel, dtype) for kernel in chosen for dtype in _dtypes(kernel, options["dtypes"])]
     numbered = [(number, *pair) for number, pair in enumerate(work)]
@@ -251,16 +267,21 @@ def check(
     except KeyboardInterrupt:
         interrupted = True
     judged = [(work[number][0], done[number]) for number in sorted(done)]
-    report.print_table(console, judged)
-    report.print_failures(console, judged)
+    report.print_table(console, judged, known)
+    report.print_failures(console, judged, known)
+    report.print_known(console, judged, known)
     report.print_left_out(console, left_out)
     if json_path is not None:
-        report.write_json(json_path, report.as_json(judged, left_out))
+        with writing(json_path):
+            report.write_json(json_path, report.as_json(judged, left_out, known))
+    if markdown_path is not None:
+        with writing(markdown_path):
+            markdown.append(markdown_path, judged, left_out, known)
     if interrupted:
         raise Usage(f"interrupted after {len(judged)} of {len(work)} judgements: --resume goes on with the rest")
     if not judged:
         raise Usage("there was nothing to judge: no kernel supports the dtypes asked for")
-    if any(e.verdict != "pass" for _, e in judged):
+    if known.problems(judged) or not all(known.accepts(*one) for one in judged):
         sys.exit(1)
 
 
@@ -336,7 +357,7 @@ def _identified(answer: Identified | None) -> Sequence[str]:
 @click.option("--dtype", "dtypes", help="Comma-separated; float32,bfloat16,float16 if not given.")
 @click.option("--full", is_flag=True, help="Try every property on every mutant, not only until one rejects it.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes side by side.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the matrix here.")
+@click.option("--json", "json_path", help="Write the matrix here.", **WRITTEN)
 def mutants(operator: str | None, dtypes: str | None, full: bool, jobs: int | None, json_path: Path | None) -> None:
     """Judge wrong kernels derived from the contract of OPERATOR: the kill matrix.
 
@@ -348,8 +369,6 @@ def mutants(operator: str | None, dtypes: str | None, full: bool, jobs: int | No
     from assay.lines import one_line
     from assay.properties.drawing import DTYPES
 
-    if json_path is not None and not json_path.resolve().parent.is_dir():
-        raise Usage(f"there is no folder {json_path.resolve().parent} to write {json_path.name} into")
     asked = [d.strip() for d in dtypes.split(",") if d.strip()] if dtypes else None
     for name in asked or ():
         if name not in DTYPES:
@@ -366,7 +385,8 @@ def mutants(operator: str | None, dtypes: str | None, full: bool, jobs: int | No
     for one in found:
         kills.print_matrix(console, one)
     if json_path is not None:
-        report.write_json(json_path, kills.as_json(found))
+        with writing(json_path):
+            report.write_json(json_path, kills.as_json(found))
     if any(one.problems for one in found):
         sys.exit(1)
 

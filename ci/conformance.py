@@ -82,6 +82,7 @@ def conformance(
     """
     import pytest
 
+    from assay.expected import Expected, told
     from assay.properties import OPERATORS
     from assay.properties.robustness import checks
 
@@ -92,8 +93,8 @@ def conformance(
     claims = replace(claims, **{name: value for name, value in given.items() if value})
     subject = Conformance(contract, kernel, claims, examples)
     names = [c.name for c in checks(contract)]
-    expected = dict(xfail or {})
-    for key in expected:
+    expected = [Expected(key[0], key[1], "".join(key[2:]), reason) for key, reason in (xfail or {}).items()]
+    for key in xfail or {}:
         if key[0] not in names or key[1] not in dtypes:
             raise ValueError(
                 f"xfail {key} matches no item: properties are {', '.join(names)}; dtypes {', '.join(dtypes)}"
@@ -104,17 +105,16 @@ def conformance(
     def test(pytestconfig: pytest.Config, assay_property: str, assay_dtype: str) -> None:
         __tracebackhide__ = True
         result = subject.result(assay_property, assay_dtype)
-        told = "\n".join([result.message, *(f"diagnosis: {f.text}" for f in result.diagnosis)])
-        if result.counterexample:
-            told += f"\nin {result.counterexample}"
-        reason = _expected(expected, assay_property, assay_dtype, told)
+        reason = next((e.reason for e in expected if e.meets(assay_dtype, result)), None)
         if result.verdict == "skipped":
             pytest.skip(result.message)
         elif result.verdict != "pass" and reason is not None:
             pytest.xfail(reason)
         elif result.verdict != "pass":
-            pytest.fail(told + subject.replay(assay_dtype, result, _folder(pytestconfig)), pytrace=False)
-        elif any(key[:2] == (assay_property, assay_dtype) for key in expected):
+            case = f"\nin {result.counterexample}" if result.counterexample else ""
+            replay = subject.replay(assay_dtype, result, _folder(pytestconfig))
+            pytest.fail(f"{told(result)}{case}{replay}", pytrace=False)
+        elif any(e.about(assay_dtype, result) for e in expected):
             pytest.fail("this was expected to fail and passes: remove its line from xfail", pytrace=False)
 
     return test
@@ -129,10 +129,3 @@ def _folder(config: pytest.Config) -> Path:
     if not chosen:
         return FOLDER if started == Path.cwd() else started / FOLDER
     return (config.inipath.parent if config.inipath else started) / str(chosen)
-
-
-def _expected(expected: Mapping[Any, str], name: str, dtype: str, told: str) -> str | None:
-    for key, reason in expected.items():
-        if key[:2] == (name, dtype) and (len(key) == 2 or key[2] in told):
-            return reason
-    return None

@@ -18,13 +18,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from assay.kernels import Known
-from assay.properties.judgement import Examination
-from assay.replay import command
+from assay.expected import BAD, Expectations
+from assay.failures import Judged as Judged, failures, not_judged
 
 
 STYLES = {"pass": "green", "fail": "red", "error": "red", "undecided": "yellow", "skipped": "dim"}
-Judged = tuple[Known, Examination]
 
 
 def console() -> Console:
@@ -44,7 +42,7 @@ def progress() -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(text.replace("[", r"\["))
 
 
-def print_table(console: Console, judged: Sequence[Judged]) -> None:
+def print_table(console: Console, judged: Sequence[Judged], known: Expectations = Expectations()) -> None:
     """One row per kernel and dtype."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("kernel", "dtype", "verdict", "headroom"):
@@ -52,8 +50,9 @@ def print_table(console: Console, judged: Sequence[Judged]) -> None:
     table.add_column("follows", overflow="fold")
     table.add_column("fails", overflow="fold")
     for kernel, found in judged:
-        failing = [r.property for r in found.results if r.verdict in ("fail", "error", "undecided")]
+        failing = [r.property for r in found.results if r.verdict in BAD]
         more = f" +{len(failing) - 1}" if len(failing) > 1 else ""
+        more += "" if known.unexpected(kernel, found) else ", known"
         table.add_row(
             Text(kernel.name.rpartition("/")[2]),
             Text(found.dtype),
@@ -65,30 +64,31 @@ def print_table(console: Console, judged: Sequence[Judged]) -> None:
     console.print(table)
 
 
-def print_failures(console: Console, judged: Sequence[Judged]) -> None:
+def print_failures(console: Console, judged: Sequence[Judged], known: Expectations = Expectations()) -> None:
     """For each kernel that does not pass: what it looks like first, then the smallest case that shows it."""
-    for kernel, found in judged:
-        bad = [r for r in found.results if r.verdict in ("fail", "error", "undecided")]
-        if not bad and found.verdict == "skipped":
-            reason = next((r.message for r in found.results if r.message), "")
-            console.print(Text(f"\n{kernel.name} {found.dtype}: not judged: {reason}"), soft_wrap=True)
-        if not bad:
-            continue
-        console.print(Text(f"\n{kernel.name} {found.dtype}", style="bold"))
-        told = bad[0].diagnosis
-        for finding in told:
-            console.print(Text(f"  diagnosis: {finding.text}", style="bold yellow"), soft_wrap=True)
-        first, *others = bad
-        console.print(Text(f"  {first.property}: {first.message}"), soft_wrap=True)
-        if first.counterexample:
-            console.print(Text(f"    in {first.counterexample}"), soft_wrap=True)
-        alike = [r for r in others if r.message == first.message]
-        also = [r.property for r in others if r not in alike]
-        also += [f"the same in {len(alike)} more"] if alike else []
-        if also:
-            console.print(Text(f"  also: {', '.join(also)}"), soft_wrap=True)
-        if first.stored:
-            console.print(Text(f"  replay: {command(first)}"), soft_wrap=True)
+    for name, dtype, reason in not_judged(judged):
+        console.print(Text(f"\n{name} {dtype}: not judged: {reason}"), soft_wrap=True)
+    for failure in failures(judged, known):
+        console.print(Text(f"\n{failure.kernel} {failure.dtype}", style="bold"))
+        for text in failure.diagnosis:
+            console.print(Text(f"  diagnosis: {text}", style="bold yellow"), soft_wrap=True)
+        console.print(Text(f"  {failure.property}: {failure.message}"), soft_wrap=True)
+        if failure.case:
+            console.print(Text(f"    in {failure.case}"), soft_wrap=True)
+        if failure.also:
+            console.print(Text(f"  also: {', '.join(failure.also)}"), soft_wrap=True)
+        if failure.replay:
+            console.print(Text(f"  replay: {failure.replay}"), soft_wrap=True)
+
+
+def print_known(console: Console, judged: Sequence[Judged], known: Expectations) -> None:
+    """Each failure that is expected, in one line; and what is wrong with the expectations."""
+    lines, problems = known.lines(judged), known.problems(judged)
+    console.print() if lines or problems else None
+    for line in lines:
+        console.print(Text(f"known: {line}", style="dim"), soft_wrap=True)
+    for problem in problems:
+        console.print(Text(problem, style="red"), soft_wrap=True)
 
 
 def print_left_out(console: Console, left_out: Mapping[str, str]) -> None:
@@ -106,11 +106,14 @@ def number(value: float | None) -> str:
     return "inf" if math.isinf(value) else f"{value:.3g}"
 
 
-def as_json(judged: Sequence[Judged], left_out: Mapping[str, str]) -> dict[str, Any]:
+def as_json(
+    judged: Sequence[Judged], left_out: Mapping[str, str], known: Expectations = Expectations()
+) -> dict[str, Any]:
     """Per kernel, dtype and property: verdict, headroom, cases, seconds, inference, diagnosis, counterexample file."""
     kernels = []
     for kernel, found in judged:
         for result in found.results:
+            entry = known.of(kernel, found.dtype, result)
             kernels.append(
                 {
                     "operator": kernel.operator.name,
@@ -129,6 +132,7 @@ def as_json(judged: Sequence[Judged], left_out: Mapping[str, str]) -> dict[str, 
                     "diagnosis": [asdict(f) for f in result.diagnosis],
                     "case": result.counterexample or None,
                     "counterexample": result.stored or None,
+                    "known": {"reason": entry.reason, "expires": str(entry.expires)} if entry else None,
                 }
             )
     return {**versions(), "left_out": dict(left_out), "results": kernels}

@@ -6,11 +6,11 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from assay.usage import Usage
+from assay.usage import WRITTEN, Usage
 
 
 if TYPE_CHECKING:
@@ -31,15 +31,6 @@ def _dtypes(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...
     return names
 
 
-def _file(_: click.Context, __: click.Parameter, given: Path | None) -> Path | None:
-    if given is not None and not given.resolve().parent.is_dir():
-        raise Usage(f"there is no folder {given.resolve().parent} to write {given.name} into")
-    return given
-
-
-_written: Any = {"type": click.Path(path_type=Path, dir_okay=False), "callback": _file}
-
-
 @click.command()
 @click.argument("kernels", nargs=-1, metavar="[OPERATOR=MODULE:FUNCTION | OPERATOR]...")
 @click.option("--dtype", "dtypes", default="float32", show_default=True, callback=_dtypes, help="Comma-separated.")
@@ -52,8 +43,8 @@ _written: Any = {"type": click.Path(path_type=Path, dir_okay=False), "callback":
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True)
 @click.option("--no-memory", is_flag=True, help="Do not measure peak memory, which takes a process for each kernel.")
 @click.option("--wrong", is_flag=True, help="Time kernels that break their contract too, and mark them.")
-@click.option("--json", "json_path", help="Write pytest-benchmark's JSON here.", **_written)
-@click.option("--plot", "plot_path", help="Draw the roofline and the peers into this PNG file.", **_written)
+@click.option("--json", "json_path", help="Write pytest-benchmark's JSON here.", **WRITTEN)
+@click.option("--plot", "plot_path", help="Draw the roofline and the peers into this PNG file.", **WRITTEN)
 def bench(
     kernels: tuple[str, ...],
     dtypes: tuple[str, ...],
@@ -123,7 +114,7 @@ def bench(
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="The torch device that kernels run on.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order in which the sides take turns.")
-@click.option("--json", "json_path", help="Write the verdicts and all samples here.", **_written)
+@click.option("--json", "json_path", help="Write the verdicts and all samples here.", **WRITTEN)
 def compare(
     base: str,
     head: str,
@@ -171,7 +162,7 @@ def compare(
 @click.option("--mode", type=click.Choice(["forward", "both"]), default="both", show_default=True)
 @click.option("--dtype", "dtypes", default="float32", show_default=True, callback=_dtypes, help="Comma-separated.")
 @click.option("--bisect", is_flag=True, help="Find the commit that made each change that counts.")
-@click.option("--plot", "plot_path", help="Draw the history into this PNG file.", **_written)
+@click.option("--plot", "plot_path", help="Draw the history into this PNG file.", **WRITTEN)
 def history(
     kernels: tuple[str, ...],
     store: Path,

@@ -48,8 +48,9 @@ def loaded(code: str) -> set[str]:
     return set(subprocess.run(run, capture_output=True, text=True, check=True).stdout.split())
 
 
-def test_importing_assay_loads_nothing_heavy() -> None:
-    assert loaded("import assay").isdisjoint({"torch", "numpy", "hypothesis", "flint", "mpmath"})
+@pytest.mark.parametrize("module", ["assay", "assay.cli"])
+def test_importing_assay_loads_nothing_heavy(module: str) -> None:
+    assert loaded(f"import {module}").isdisjoint({"torch", "numpy", "hypothesis", "flint", "mpmath"})
 
 
 def test_starting_pytest_with_the_plugin_loads_nothing_heavy() -> None:
