@@ -43,6 +43,8 @@ class Ranks:
 
     def start(self) -> None:
         """If they do not run. Not in a thread that waits for answers, with whose end they would end."""
+        if not self.complete:
+            self.end()
         if not self.workers:
             self._folder = tempfile.TemporaryDirectory(prefix="assay-")
             self.workers = [Worker(self.limits) for _ in range(self.world)]

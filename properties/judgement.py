@@ -323,9 +323,10 @@ class _Run:
             trial = Trial(self.operator, self.subject, case)
             try:
                 trial.agree()
-            except Violation:
-                trial.headroom = np.inf
-                self.kept.append(trial)
+            except Violation as violation:
+                if violation.miss is not None:  # otherwise there is nothing to compare
+                    trial.headroom = np.inf
+                    self.kept.append(trial)
             except (KernelError, NotCovered):
                 continue
 

@@ -600,8 +600,8 @@ def outside(got: Values, exact: Enclosure, bound: Values, dtype: str) -> tuple[V
         limits = bound + exact.radius
     if np.isfinite(error).all() and np.isfinite(limits).all():
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            ratio = np.where(error <= exact.radius, 0, error / bound)
-        return error > limits, ratio.astype(np.float64)
+            ratio = np.where(error <= exact.radius, 0, error / bound).astype(np.float64)
+        return error > limits, ratio
     infinite = np.isinf(exact.midpoint) & (exact.radius == 0) & np.isfinite(bound)
     judged = np.isfinite(bound) & np.isfinite(exact.radius) & ~infinite
     limit = FORMATS.get(str(got.dtype), FORMATS[dtype]).max
