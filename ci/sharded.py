@@ -7,6 +7,7 @@ the other ranks their lives.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import tempfile
@@ -83,11 +84,17 @@ def ranks(module: str, function: str, world: int, limits: Limits) -> Ranks:
     """Those that run, if they were started for the same kernel, as `assay.remote.worker` has it."""
     key = (world, place_of(module, function), limits, os.getcwd(), *sys.path)
     if key not in _kept:
-        for other in _kept.values():
-            other.end()
-        _kept.clear()
+        end_all()
         _kept[key] = Ranks(world, limits)
     return _kept[key]
+
+
+@atexit.register
+def end_all() -> None:
+    """End those that run."""
+    for found in _kept.values():
+        found.end()
+    _kept.clear()
 
 
 class Rank(WorkerSubject):
