@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Hashable, Iterable, Sequence
@@ -40,14 +41,15 @@ class Ranks:
         self.world = world
         self.workers: list[Worker] = []
         self._met: set[int] = set()
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
+        """Where they meet."""
 
     def start(self) -> None:
         """If they do not run. Not in a thread that waits for answers, with whose end they would end."""
         if not self.complete:
             self.end()
         if not self.workers:
-            self._folder = tempfile.TemporaryDirectory(prefix="assay-")
+            self._folder = Path(tempfile.mkdtemp(prefix="assay-"))
             self.workers = [Worker(self.limits) for _ in range(self.world)]
 
     def joined(self, number: int) -> Worker:
@@ -57,7 +59,7 @@ class Ranks:
             raise Ended("the process has ended")
         if number not in self._met:
             assert self._folder is not None
-            store = (Path(self._folder.name) / "store").as_uri()
+            store = (self._folder / "store").as_uri()
             worker.ask({"do": "join", "rank": number, "world": self.world, "store": store}, LOADING)
             self._met.add(number)
         return worker
@@ -72,7 +74,7 @@ class Ranks:
         self.workers.clear()
         self._met.clear()
         if self._folder is not None:
-            self._folder.cleanup()
+            shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
 
