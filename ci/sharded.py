@@ -27,6 +27,7 @@ from assay.properties.trial import Answer, KernelError, NotCovered
 from assay.questions import Signature
 from assay.reference.arithmetic.oracle import Arguments
 from assay.remote import LOADING, WorkerSubject, place_of
+from assay.runner import ClaimingSubject
 
 
 GRACE = 1.0
@@ -121,7 +122,7 @@ class Rank(WorkerSubject):
         self.together.workers[self.number].kill()
 
 
-class Sharded:
+class Sharded(ClaimingSubject):
     """A kernel on as many ranks as its claims say, as the judge sees it. Inputs are divided along their first axis."""
 
     def __init__(
@@ -137,8 +138,7 @@ class Sharded:
         own: bool = True,
     ) -> None:
         """As of a WorkerSubject."""
-        self.name = name
-        self.claims = claims
+        super().__init__(name, claims, signature, known, device)
         module, _, function = place.rpartition(":")
         self._together = partial(ranks, module, function, claims.world, limits)
         self._ranks = []
@@ -146,29 +146,6 @@ class Sharded:
             rank = Rank(name, place, claims, signature, known, limits, device=device, own=own)
             rank.number = number
             self._ranks.append(rank)
-
-    @property
-    def form(self) -> str | None:
-        return self.claims.form
-
-    @property
-    def precision(self) -> str | None:
-        return self.claims.precision
-
-    @property
-    def under(self) -> tuple[str, ...]:
-        return self.claims.under
-
-    @property
-    def world(self) -> int:
-        return self.claims.world
-
-    @property
-    def differentiable(self) -> bool:
-        return self._ranks[0].differentiable
-
-    def supports(self, keyword: str) -> bool:
-        return self._ranks[0].supports(keyword)
 
     def __call__(
         self, arguments: Arguments, cotangents: Sequence[Values] | None, by: Sequence[str], mode: str = ""
