@@ -105,12 +105,14 @@ def _pool() -> ProcessPoolExecutor:
 
 
 def _next(waiting: Work, last: str | None, taken: set[str]) -> int:
-    """The judgement that a process takes next: of the kernel that it judged last, or else of one that none judges, if
-    there is one from the same module, which its worker has imported."""
+    """The judgement that a process takes next: of the kernel that it judged last, or else of the same module, which its
+    worker has imported, or else of a module that no other process has imported."""
+    imported = set(map(_module, taken))
 
-    def order(place: int) -> tuple[bool, bool, bool, int]:
+    def order(place: int) -> tuple[bool, bool, bool, bool, int]:
         spelling = waiting[place][1].spelling
-        return spelling != last, spelling in taken, _module(spelling) != _module(last or ""), place
+        module = _module(spelling)
+        return spelling != last, module != _module(last or ""), spelling in taken, module in imported, place
 
     return min(range(len(waiting)), key=order)
 

@@ -18,7 +18,8 @@ from assay.properties.contract import Definition, Operator, Real
 from assay.properties.drawing import Values
 from assay.properties.location import locate
 from assay.properties.shifts import Shift
-from assay.properties.trial import Trial, bound_of, outside
+from assay.properties.trial import Trial, outside
+from assay.properties.truth import bound_of
 from assay.reference.arithmetic.precision import PRECISIONS, natural, published
 
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from assay.properties.contract import Definition, Operator, Tensor
 from assay.properties.drawing import COMPLEX, DTYPES, Values
-from assay.properties.trial import Answer, KernelError, at_least_single
+from assay.properties.trial import Answer, KernelError
+from assay.properties.truth import at_least_single
 from assay.reference import arithmetic
 from assay.reference.arithmetic.adjoint import Adjoint, Node, Rule
 from assay.reference.arithmetic.array import Arithmetic, Array, Part

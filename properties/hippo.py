@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from assay.properties.contract import Definition, Operator, Property, Size
-from assay.properties.trial import JUDGE, Trial
+from assay.properties.trial import Trial
+from assay.properties.truth import JUDGE
 from assay.reference import hippo as reference
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.linear import identity

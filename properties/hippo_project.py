@@ -10,7 +10,8 @@ import numpy as np
 
 from assay.properties.contract import Definition, Operator, Property, Size, Sizes, Structure, Tensor, Work
 from assay.properties.drawing import Values
-from assay.properties.trial import JUDGE, Trial
+from assay.properties.trial import Trial
+from assay.properties.truth import JUDGE
 from assay.reference import hippo_project as reference
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.linear import expm, identity, solve

@@ -513,6 +513,10 @@ class _Run:
         class Found(Exception):
             pass
 
+        class Over(BaseException):
+            """The time is over; no ordinary exception, which Hypothesis would take for one more failure."""
+
+        first = _identity(tally.failed)
         known: dict[str, bool] = {}
 
         def fails(case: Case) -> bool:
@@ -530,15 +534,20 @@ class _Run:
             return False
 
         def one(case: Case) -> None:
-            key = repr((case.shapes(), case.seed, [a.tobytes() for a in _arrays(case)]))
+            key = _identity(case)
+            if not known and key != first:
+                return  # the round begins again with the cases that did not fail
+            if not known:
+                known[key] = True
+            if time.perf_counter() > deadline:
+                raise Over
             if key not in known:
-                # Once the time is over, what is not known to fail passes, and the search ends with what it has.
-                known[key] = time.perf_counter() < deadline and fails(case)
+                known[key] = fails(case)
             if known[key]:
                 raise Found
 
         self.round = tally.round
-        with suppress(Found):
+        with suppress(Found, Over):
             self._drawn(one, self.effort.examples, (Phase.generate, Phase.shrink))
         self.left -= time.perf_counter() - started
         return smallest
@@ -564,6 +573,10 @@ class _Run:
         seed(self.effort.seed + (self.round << 32))(
             configured(given(self.strategy if strategy is None else strategy)(one))
         )()
+
+
+def _identity(case: Case) -> str:
+    return repr((case.shapes(), case.seed, [a.tobytes() for a in _arrays(case)]))
 
 
 def _arrays(case: Case) -> list[Values]:

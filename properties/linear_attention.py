@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from assay.properties.contract import Operator, Positive, Property, Sizes, Structure, Tensor, Work
 from assay.properties.drawing import Values, place
 from assay.properties.emulated import keeping
-from assay.properties.trial import JUDGE, Trial
+from assay.properties.trial import Trial
+from assay.properties.truth import JUDGE
 from assay.reference import linear_attention as reference
 from assay.reference.arithmetic.array import Array, Mask, vanishes
 from assay.reference.arithmetic.precision import BFLOAT16, FLOAT16

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from assay.properties.contract import Operator, Positive, Property, Sizes, Structure, Tensor, Work
 from assay.properties.drawing import Values
-from assay.properties.trial import JUDGE, Trial
+from assay.properties.trial import Trial
+from assay.properties.truth import JUDGE
 from assay.reference import performer as reference
 from assay.reference.arithmetic.array import Array, vanishes
 from assay.reference.arithmetic.precision import Format

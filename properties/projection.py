@@ -12,7 +12,8 @@ from assay.properties.contract import Operator, Property, Statistic
 from assay.properties.drawing import Values
 from assay.properties.emulated import Emulated, Memory
 from assay.properties.statistics import Samples, bennett, kolmogorov
-from assay.properties.trial import JUDGE, Answer, Trial
+from assay.properties.trial import Answer, Trial
+from assay.properties.truth import JUDGE
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.normwise import orthonormal
 from assay.reference.arithmetic.oracle import Arguments

@@ -12,7 +12,8 @@ import numpy as np
 from assay.properties import calls, memory, shapes
 from assay.properties.contract import Integers, Operator, Property, Statistic
 from assay.properties.statistics import LEVEL, Samples
-from assay.properties.trial import JUDGE, Subject, Trial, Violation, hosted
+from assay.properties.trial import Subject, Trial, Violation, hosted
+from assay.properties.truth import JUDGE
 from assay.reference.arithmetic.oracle import Enclosure
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from assay.properties.contract import Definition, Operator, Property, Sizes, Structure, Tensor, Work
 from assay.properties.drawing import Values, place
 from assay.properties.emulated import ByHand, Emulated, Memory
-from assay.properties.trial import JUDGE, Answer, Trial
+from assay.properties.trial import Answer, Trial
+from assay.properties.truth import JUDGE
 from assay.reference import selective_scan as reference
 from assay.reference.arithmetic.array import Array, vanishes
 from assay.reference.arithmetic.oracle import Arguments

@@ -27,7 +27,8 @@ import numpy as np
 
 from assay.properties.contract import Definition, Operator, Real
 from assay.properties.drawing import Values
-from assay.properties.trial import Trial, bounded
+from assay.properties.trial import Trial
+from assay.properties.truth import bounded
 from assay.reference.arithmetic.adjoint import Adjoint, Node, ordered
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.complex import ComplexArray
@@ -244,7 +245,7 @@ def _sensitivity(direction: Direction, arguments: Mapping[str, Any]) -> Values:
 
 def _legal(direction: Direction, fit: _Fit, projection: Values) -> float:
     """The part that one case has in the legal coherent shift: the largest over the forms that the kernel may follow."""
-    return max(_coherent(text, fit, projection) for text in fit.trial.forms.values())
+    return max(_coherent(text, fit, projection) for text in fit.trial.truth.forms.values())
 
 
 def _coherent(text: Definition, fit: _Fit, projection: Values) -> float:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from assay.properties.contract import Definition, Operator, Property, Sizes, Structure, Tensor, Work
 from assay.properties.drawing import LONG, Values, place
 from assay.properties.emulated import Emulated, Memory
-from assay.properties.trial import JUDGE, Answer, Trial
+from assay.properties.trial import Answer, Trial
+from assay.properties.truth import JUDGE
 from assay.reference import state_space as reference
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.oracle import Arguments

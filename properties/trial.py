@@ -1,4 +1,4 @@
-"""A trial: one case and one kernel. Here the kernel is called, its answer compared, and the bound derived.
+"""A trial: one case and one kernel. Here the kernel is called, and its answer compared with the truth.
 
 A kernel is seen through one narrow interface, `Subject`: NumPy arrays go in, NumPy arrays come out. Whoever runs it (in
 this process or another, on a CPU or a GPU) is no business of this room.
@@ -8,27 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any, Protocol, cast
 
 import numpy as np
 
 from assay.properties.contract import Definition, Input, Operator, Size
-from assay.properties.drawing import CONTINUOUS, DTYPES, Case, Values, parted, rounded
+from assay.properties.drawing import DTYPES, Case, Values, parted, rounded
+from assay.properties.truth import JUDGE, Truth, at_least_single, bound_of, loosest, loosest_of, truth_of
 from assay.reference.arithmetic.array import Array
-from assay.reference.arithmetic.bounded import Bounded
-from assay.reference.arithmetic.complex import paired
-from assay.reference.arithmetic.independent import Independent
-from assay.reference.arithmetic.oracle import (
-    Arguments,
-    Enclosure,
-    decides,
-    differentiate,
-    evaluate,
-    gradient_oracle,
-    oracle,
-)
-from assay.reference.arithmetic.precision import EXTENDED, FLOAT32, FORMATS, PRECISIONS, Format, Precision, natural
+from assay.reference.arithmetic.oracle import Arguments, Enclosure, evaluate, oracle
+from assay.reference.arithmetic.precision import FORMATS, Format, natural
 
 
 @dataclass(frozen=True)
@@ -141,58 +130,35 @@ class Violation(Exception):
         self.miss = miss
 
 
-@cache
-def bounded(precision: str, regime: str | None = None) -> Bounded:
-    """The arithmetic of bounds. Storage roundings count as independent where the regime is drawn continuously."""
-    return (Independent if regime in CONTINUOUS else Bounded)(PRECISIONS[precision])
-
-
-JUDGE = Bounded(Precision("judge", "extended precision: what the judge itself computes in", EXTENDED))
-
-
 class Trial:
     """One case x one kernel. Everything is computed when first asked for, and once."""
 
-    def __init__(self, operator: Operator, subject: Subject, case: Case) -> None:
+    def __init__(self, operator: Operator, subject: Subject, case: Case, truth: Truth | None = None) -> None:
+        """`truth`: of the case and the claims of the kernel, if it is known already."""
         self.operator = operator
         self.subject = subject
         self.case = case
+        self.truth = truth_of(operator, case, *_claims(subject, case)) if truth is None else truth
         self.headroom = 0.0
         """The largest |error| / bound seen so far in this trial."""
         self.broken = False
         """A demand was broken in it."""
         self._answers: dict[bool, Answer] = {}
-        self._errors: dict[Any, tuple[tuple[Array, ...], ...]] = {}
-        self._bounds: dict[tuple[str, ...], tuple[Values, ...]] = {}
-        self._gradient_bounds: dict[Any, dict[str, Values]] = {}
-        self.sensitivities: dict[str, Values] = {}
-        """By the name of a number of the definition, how the exact output moves with it; filled where it is needed."""
-        self._known: Trial | None = None
-        """A trial of the same case by a kernel of other claims."""
 
     def under(self, subject: Subject) -> Trial:
         """The same case for another kernel. What is true of the case is not computed again."""
-        other = Trial(self.operator, subject, self.case)
-        other.sensitivities = self.sensitivities
-        if (subject.form, subject.precision) != (self.subject.form, self.subject.precision):
-            other._known, other._cotangents = self, self.cotangents
-            return other
-        for known in ("_exact", "_gradient_bound", "_exact_gradient", "_cotangents"):
-            if hasattr(self, known):
-                setattr(other, known, getattr(self, known))
-        other._errors, other._bounds, other._gradient_bounds = self._errors, self._bounds, self._gradient_bounds
-        return other
+        return Trial(self.operator, subject, self.case, self.truth.claiming(*_claims(subject, self.case)))
 
     @property
     def precision(self) -> str:
-        return self.subject.precision or natural(self.case.dtype).name
+        return self.truth.precision
 
     @property
     def formats(self) -> tuple[Format, ...]:
         """The format of each output: that of the case, or a wider one that the operator allows and the kernel chose."""
         answer = next(iter(self._answers.values()), None)
         if answer is None:
-            return (FORMATS[self.case.dtype],) * len(self._errors_of({})[0])
+            return (FORMATS[self.case.dtype],) * self.truth.count
         return tuple(FORMATS[str(o.dtype)] for o in answer.outputs)
 
     @property
@@ -201,16 +167,6 @@ class Trial:
         operator = self.operator
         owed = operator.differentiated_in(self.case.arguments)
         return tuple(n for n in owed if n in operator.tensors or self.subject.supports(n))
-
-    def _format_of_gradient(self, name: str) -> Format:
-        own = FORMATS[self.case.dtype]
-        return own if name in self.operator.tensors else at_least_single(own)
-
-    @property
-    def forms(self) -> Mapping[str, Definition]:
-        """The form that the kernel claims; all of them, if it claims none."""
-        claimed = self.subject.form
-        return self.operator.texts if claimed is None else {claimed: self.operator.texts[claimed]}
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -255,14 +211,6 @@ class Trial:
             self._second = self.subject(self.case.arguments, None, ())
         return self._second
 
-    @property
-    def cotangents(self) -> tuple[Values, ...]:
-        if not hasattr(self, "_cotangents"):
-            self._cotangents = tuple(self.case.cotangent(e.shape, i) for i, e in enumerate(self.exact))
-            for cotangent in self._cotangents:
-                cotangent.flags.writeable = False
-        return self._cotangents
-
     def call(self, **changes: Any) -> Array:
         """The kernel's first output for the case's arguments with some changed, carrying the derived bound.
 
@@ -273,10 +221,10 @@ class Trial:
     def calls(self, **changes: Any) -> tuple[Array, ...]:
         """The same with all outputs."""
         arguments = self.case.with_arguments(**changes)
-        errors = self._errors_of(changes)
+        errors = self.truth.errors(changes)
         outputs = self.subject(arguments, None, ()).outputs
         self._check_shapes(outputs, tuple(e.shape for e in errors[0]))
-        bounds = _kept(errors, [FORMATS[str(o.dtype)] for o in outputs])
+        bounds = loosest_of(errors, [FORMATS[str(o.dtype)] for o in outputs])
         return tuple(JUDGE.approximate(o, b) for o, b in zip(outputs, bounds, strict=True))
 
     def gradients(self, **changes: Any) -> dict[str, Array] | None:
@@ -285,11 +233,8 @@ class Trial:
             return None
         if changes:
             arguments = self.case.with_arguments(**changes)
-            cotangents = tuple(self.case.cotangent(e.shape, i) for i, e in enumerate(self._errors_of(changes)[0]))
-            key = _key(changes)
-            if key not in self._gradient_bounds:
-                self._gradient_bounds[key] = self._gradient_bound_for(arguments, cotangents)
-            bounds = self._gradient_bounds[key]
+            cotangents = self.truth.drawn([e.shape for e in self.truth.errors(changes)[0]])
+            bounds = self.truth.gradient_bound_at(changes, cotangents)
             found = self.subject(arguments, cotangents, self.by).gradients
         else:
             bounds, found = self.gradient_bound, self.answer(gradients=True).gradients
@@ -348,7 +293,7 @@ class Trial:
 
     def pulled(self, *cotangents: Values) -> tuple[Values, ...]:
         """The same, after these have become the cotangents of the trial."""
-        self._cotangents = cotangents
+        self.truth = self.truth.pulling(cotangents)
         return cotangents
 
     def outputs(self, **changes: Any) -> tuple[Values, ...]:
@@ -379,77 +324,29 @@ class Trial:
     # The truth -----------------------------------------------------------------------------------------------------
 
     @property
+    def exact(self) -> tuple[Enclosure, ...]:
+        return self.truth.exact
+
+    @property
     def bound(self) -> tuple[Values, ...]:
         """How far each output of the kernel may be off, under the form and precision that it claims."""
-        return self._bound_in(self.formats)
-
-    def _bound_in(self, formats: tuple[Format, ...]) -> tuple[Values, ...]:
-        key = tuple(f.name for f in formats)
-        if key not in self._bounds:
-            self._bounds[key] = _kept(self._errors_of({}), formats)
-        return self._bounds[key]
-
-    def _errors_of(self, changes: Mapping[str, Any]) -> tuple[tuple[Array, ...], ...]:
-        """The outputs of each form with their errors, before the last rounding, for the case with some arguments
-        changed: derived once for all kernels that share the truth."""
-        key = _key(changes)
-        if key not in self._errors:
-            xp = bounded(self.precision, None if changes else self.case.regime)
-            arguments = self.case.with_arguments(**changes)
-            self._errors[key] = tuple(evaluate(text, xp, arguments) for text in self.forms.values())
-        return self._errors[key]
+        return self.truth.bound(self.formats)
 
     @property
-    def exact(self) -> tuple[Enclosure, ...]:
-        """The exact outputs."""
-        if not hasattr(self, "_exact"):
-            own = FORMATS[self.case.dtype]
-            count = len(self._errors_of({})[0])
-            # The narrowest bound that the kernel may be held to.
-            bound = self._bound_in(
-                tuple(at_least_single(own) if i in self.operator.wide else own for i in range(count))
-            )
-            known = self._known.exact if self._known is not None else ()
-            if known and decides(known, bound):
-                self._exact = known
-            else:
-                self._exact = oracle(self.operator.definition, self.case.arguments, bound)
-        return self._exact
-
-    @property
-    def gradient_bound(self) -> dict[str, Values]:
-        if not hasattr(self, "_gradient_bound"):
-            self._gradient_bound = self._gradient_bound_for(self.case.arguments, self.cotangents, self.case.regime)
-        return self._gradient_bound
+    def cotangents(self) -> tuple[Values, ...]:
+        return self.truth.cotangents
 
     @property
     def exact_gradient(self) -> dict[str, Enclosure]:
-        if not hasattr(self, "_exact_gradient"):
-            known = self._known.exact_gradient if self._known is not None else {}
-            if known and decides(tuple(known.values()), tuple(self.gradient_bound[n] for n in known)):
-                self._exact_gradient = known
-            else:
-                self._exact_gradient = gradient_oracle(
-                    self.operator.definition, self.case.arguments, self.cotangents, self.gradient_bound
-                )
-        return self._exact_gradient
+        return self.truth.exact_gradient
 
-    def _gradient_bound_for(
-        self, arguments: Arguments, cotangents: Sequence[Values], regime: str | None = None
-    ) -> dict[str, Values]:
-        """The loosest over the derivatives of the forms and the gradients as kernels write them."""
-        by = self.operator.differentiated_in(arguments)
-        xp = bounded(self.precision, regime)
-        found = [differentiate(text, xp, arguments, cotangents, by)[1] for text in self.forms.values()]
-        backward = self.operator.backward
-        if backward is not None:
-            plain = bounded(self.precision)
+    @property
+    def gradient_bound(self) -> dict[str, Values]:
+        return self.truth.gradient_bound
 
-            def text(**lifted: Any) -> Any:
-                return backward(tuple(plain.lift(c) for c in cotangents), **lifted)
-
-            found.append(dict(zip(by, evaluate(text, plain, arguments), strict=True)))
-        return {n: _loosest([(_returned(f[n], self._format_of_gradient(n)),) for f in found])[0] for n in by}
+    @property
+    def sensitivities(self) -> dict[str, Values]:
+        return self.truth.sensitivities
 
     # Comparing -------------------------------------------------------------------------------------------------------
 
@@ -463,7 +360,7 @@ class Trial:
     def agrees(self, outputs: Sequence[Values]) -> float:
         """The headroom of these outputs. Raises: Violation where they are not those of the case."""
         self._checked(outputs, self.exact)
-        bounds = self._bound_in(tuple(FORMATS[str(o.dtype)] for o in outputs))
+        bounds = self.truth.bound(tuple(FORMATS[str(o.dtype)] for o in outputs))
         found = zip(outputs, self.exact, bounds, strict=True)
         return max(self.compare(_named(n, len(self.exact)), *parts) for n, parts in enumerate(found))
 
@@ -472,7 +369,7 @@ class Trial:
         for name in self.by:
             exact = self.exact_gradient[name]
             if name not in gradients and not (exact.midpoint.any() or exact.radius.any()):
-                gradients = {**gradients, name: np.zeros(exact.shape, DTYPES[self._format_of_gradient(name).name])}
+                gradients = {**gradients, name: np.zeros(exact.shape, DTYPES[self.truth.format_of_gradient(name).name])}
         self._check_gradients(gradients, {n: self.exact_gradient[n].shape for n in self.by})
         return max(
             self.compare(f"gradient of {n}", parted(gradients[n]), self.exact_gradient[n], self.gradient_bound[n])
@@ -487,9 +384,9 @@ class Trial:
         `own`: the forms that the kernel claims bound it; otherwise the definition's own text does. `slack` is added to
         the bound of the first output.
         """
-        texts = self.forms.values() if own else (definition,)
+        texts = self.truth.forms.values() if own else (definition,)
         try:
-            bounds = _loosest([bound_of(text, arguments, self.precision, self.formats) for text in texts])
+            bounds = loosest([bound_of(text, arguments, self.precision, self.formats) for text in texts])
             exact = oracle(definition, arguments, bounds)
         except (ArithmeticError, ValueError):
             return None
@@ -532,7 +429,7 @@ class Trial:
             if name in shapes and name not in gradients:
                 raise Violation(f"there is no gradient of {name}")
             if name in shapes:
-                format, got = self._format_of_gradient(name), gradients[name]
+                format, got = self.truth.format_of_gradient(name), gradients[name]
                 _check_array(f"gradient of {name}", parted(got), shapes[name], (format,))
 
 
@@ -542,9 +439,9 @@ def shape_of(item: Input, arguments: Mapping[str, Any]) -> tuple[int, ...]:
     return (int(value),) if isinstance(item, Size) else tuple(value.shape)
 
 
-def _key(changes: Mapping[str, Any]) -> Any:
-    """Tells changes of arguments from each other."""
-    return tuple((n, v.shape, v.tobytes()) if isinstance(v, np.ndarray) else (n, v) for n, v in changes.items())
+def _claims(subject: Subject, case: Case) -> tuple[str | None, str]:
+    """The form and the precision that a kernel claims: the latter is that of the dtype if it says none."""
+    return subject.form, subject.precision or natural(case.dtype).name
 
 
 def _check_array(what: str, got: Values, shape: tuple[int, ...], formats: Sequence[Format]) -> None:
@@ -552,40 +449,6 @@ def _check_array(what: str, got: Values, shape: tuple[int, ...], formats: Sequen
         raise Violation(f"the {what} has shape {got.shape} instead of {shape}")
     if str(got.dtype) not in (f.name for f in formats):
         raise Violation(f"the {what} has dtype {got.dtype} instead of {formats[0].name}")
-
-
-def at_least_single(format: Format) -> Format:
-    """float32 for what is narrower."""
-    return FLOAT32 if format.bits < FLOAT32.bits else format
-
-
-def bound_of(
-    text: Definition, arguments: Arguments, precision: str, formats: Sequence[Format], regime: str | None = None
-) -> tuple[Values, ...]:
-    """How far a kernel of this form and precision may be off, element by element, for each output and its format.
-
-    `regime`: that of the arguments, if they are as they were drawn.
-    """
-    return _kept([evaluate(text, bounded(precision, regime), arguments)], formats)
-
-
-def _kept(errors: Sequence[Sequence[Array]], formats: Sequence[Format]) -> tuple[Values, ...]:
-    """The loosest bound of several forms, for each output, once it is rounded to its format."""
-    return _loosest([[_returned(o, f) for o, f in zip(outputs, formats, strict=True)] for outputs in errors])
-
-
-def _returned(output: Array, dtype: Format) -> Values:
-    """The error after the one rounding to the output's dtype. Overflow there is judged by class, not forgiven."""
-    output = paired(output)
-    xp = output.xp
-    assert isinstance(xp, Bounded)
-    value, error = xp.certain(output).parts
-    with xp.context():
-        return error + xp.at(dtype).charge(value, error)
-
-
-def _loosest(bounds: Sequence[Sequence[Values]]) -> tuple[Values, ...]:
-    return tuple(np.maximum.reduce(list(output)) for output in zip(*bounds, strict=True))
 
 
 def outside(got: Values, exact: Enclosure, bound: Values, dtype: str) -> tuple[Values, Values]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from assay.properties.hippo_project import HIPPO_PROJECT, _of_steps
-from assay.properties.trial import bounded
+from assay.properties.truth import bounded
 from assay.reference import hippo_project as reference
 from assay.reference.arithmetic.accumulated import adjoint_bound
 from assay.reference.arithmetic.bounded import Bounded

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from assay.properties.trial import bounded
+from assay.properties.truth import bounded
 from assay.reference.arithmetic.bounded import Bounded
 from assay.reference.arithmetic.objects import Exact
 from assay.reference.arithmetic.oracle import differentiate, evaluate
