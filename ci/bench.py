@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 STORAGE = Path(".assay/benchmarks")
 FEWEST, MOST = 5, 200
-"""Rounds in which the kernels of a group take turns."""
+"""Rounds in which the kernels of a group take turns,"""
+LONG = 30.0
+"""unless a round takes longer than so many seconds: then two must do."""
 MEMORY = (
     "how far the resident memory of a process of its own rises above what it was before, in the second call; "
     "outputs are counted, inputs are not; Linux counts to within some hundred KiB; on a GPU, of torch's allocator"
@@ -155,7 +157,7 @@ class Wanted:
         found = []
         operators = {k.operator.name: k.operator for k in self.kernels}
         for operator in operators.values():
-            cases = [c for c in operator.timed if not self.cases or c in self.cases]
+            cases = [c for c in (*operator.timed, *operator.large) if c in (self.cases or operator.timed)]
             for case, dtype, mode, count in product(cases, self.dtypes, self.modes, self.threads):
                 setup = Setup(operator.name, case, dtype, mode, count, self.device)
                 peers = [k for k in self.kernels if k.operator.name == operator.name and dtype in k.claims.dtypes]
@@ -294,7 +296,8 @@ class Session:
                 return []
             keys = [*costs, *opened]
             whole = sum(c["seconds"] * c["calls"] for c in (*costs.values(), *(a for _, a in opened.values())))
-            rounds = max(FEWEST, min(MOST, round(self.wanted.seconds * len(opened) / whole)))
+            fewest = FEWEST if whole < LONG else 2
+            rounds = max(fewest, min(MOST, round(self.wanted.seconds * len(opened) / whole)))
             before = watch.ask("conditions")
             try:
                 samples = watch.ask("samples", keys=keys, rounds=rounds, seed=self.wanted.seed)["samples"]

@@ -219,7 +219,7 @@ def need(command: str, *modules: str) -> None:
 
 
 def _known_cases(kernels: Sequence[object], cases: Sequence[str]) -> None:
-    known = dict.fromkeys(c for k in kernels for c in k.operator.timed)  # type: ignore[attr-defined]
+    known = dict.fromkeys(c for k in kernels for c in (*k.operator.timed, *k.operator.large))  # type: ignore[attr-defined]
     for case in cases:
         if case not in known:
             raise Usage(f"there is no case {case!r} to time; there are {', '.join(known) or 'none'}")

@@ -216,6 +216,8 @@ class Operator:
     timed: Mapping[str, Structure] = field(default_factory=dict)
     """The cases on which kernels are timed, by name: sizes, and keywords that every kernel timed on it must have. The
     first takes about a millisecond at most: it is the one on which regressions are looked for."""
+    large: Mapping[str, Structure] = field(default_factory=dict)
+    """Likewise, but only where a case is asked for by its name: they take minutes, or much memory."""
     source: str = ""
     """Paper and equation."""
 
@@ -229,7 +231,7 @@ class Operator:
         names = [i.name for i in self.inputs] + [p.name for p in self.parameters] + list(self.conventions)
         if len(set(names)) < len(names):
             raise ValueError(f"operator {self.name}: two arguments have the same name")
-        if self.timed and self.work is None:
+        if (self.timed or self.large) and self.work is None:
             raise ValueError(f"operator {self.name}: what is timed needs `work`")
 
     @property

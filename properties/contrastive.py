@@ -483,6 +483,7 @@ def _work(*, n: int, d: int, itemsize: int, backward: bool) -> Work:
 
 
 TIMED = {"short": Structure(sizes={"n": 128, "d": 512}), "long": Structure(sizes={"n": 2048, "d": 512})}
+LARGE = {"large": Structure(sizes={"n": 16_384, "d": 512}), "largest": Structure(sizes={"n": 32_768, "d": 512})}
 
 
 COMMON = (
@@ -515,6 +516,7 @@ CLIP_LOSS = Operator(
     structure=_structure,
     work=_work,
     timed=TIMED,
+    large=LARGE,
     regimes=REGIMES,
     paired=("n",),
     wide=(0,),
@@ -565,6 +567,7 @@ SIGLIP_LOSS = Operator(
     structure=_structure,
     work=_work,
     timed=TIMED,
+    large=LARGE,
     regimes=REGIMES,
     paired=("n",),
     wide=(0,),
