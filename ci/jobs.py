@@ -39,7 +39,8 @@ class How:
     def effort_for(self, kernel: Known) -> Effort:
         """Less for a kernel of which every program costs Triton's interpreter milliseconds."""
         if kernel.claims.interpreted and self.device == "cpu":
-            return replace(self.effort, examples=max(1, self.effort.examples * 3 // 4), shares=1, largest=256)
+            few = max(1, self.effort.examples * 3 // 4)
+            return replace(self.effort, examples=few, shares=1, largest=256, thin=True)
         return self.effort
 
 

@@ -202,15 +202,17 @@ def cases(
     conventions: Mapping[str, tuple[str, ...]],
     *,
     pooled: bool = False,
+    thin: bool = False,
 ) -> Case:
     """Cases of an operator in a dtype. `supports` tells which keywords the kernel takes; `conventions` which values
     of each convention it is judged under. `pooled`: small and ordinary, every parameter drawn, to be taken together.
+    `thin`: where an axis is long, there is one of everything along which nobody works in blocks.
 
     Raises: ValueError for an operator of complex numbers in a dtype of which there are none.
     """
     if operator.complex and dtype not in COMPLEX:
         raise ValueError(f"{operator.name} takes complex numbers, of which there are none in {dtype}")
-    sizes = _sizes(draw, operator, long=not pooled)
+    sizes = _sizes(draw, operator, long=not pooled, thin=thin)
     chosen = {
         n: draw(st.sampled_from(choices)) if len(choices) > 1 else choices[0] for n, choices in conventions.items()
     }
@@ -269,7 +271,7 @@ def cases(
 _PLANTS = st.tuples(st.integers(0, 2**16), st.sampled_from(PLANTED))
 
 
-def _sizes(draw: Callable[[Any], Any], operator: Operator, *, long: bool) -> dict[str, int]:
+def _sizes(draw: Callable[[Any], Any], operator: Operator, *, long: bool, thin: bool) -> dict[str, int]:
     even = {axis for item in operator.inputs if isinstance(item, Tensor) for axis in item.even.split()}
     required = [item for item in operator.inputs if not (isinstance(item, Tensor) and item.optional)]
     letters = dict.fromkeys(axis for item in required for axis in item.axes.split())
@@ -279,7 +281,8 @@ def _sizes(draw: Callable[[Any], Any], operator: Operator, *, long: bool) -> dic
     stretched = draw(st.sampled_from((*(None,) * len(candidates), *candidates))) if candidates and long else None
     sizes = {}
     for axis in letters:
-        low, high = (1, LONGEST.get(axis, 9)) if stretched is None else (LONG if axis == stretched else (1, 2))
+        few = 1 if thin and axis in NEVER_LONG else 2
+        low, high = (1, LONGEST.get(axis, 9)) if stretched is None else (LONG if axis == stretched else (1, few))
         sizes[axis] = (
             2 * draw(st.integers(max(1, low // 2), high // 2)) if axis in even else draw(st.integers(low, high))
         )

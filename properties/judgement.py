@@ -62,6 +62,8 @@ class Effort:
     """Likewise, of what every kernel owes beside agreement."""
     largest: int = 1 << 62
     """Elements of a case up to which both are tried: they take several calls, some a dozen."""
+    thin: bool = False
+    """Where an axis of a case is long, there is one of everything along which nobody works in blocks."""
     climb: int = 24
     """After the drawn cases, so many that are varied so as to raise the headroom."""
     pooled: int = 100
@@ -71,7 +73,7 @@ class Effort:
     hundred. Neither shrinks nor diagnoses."""
 
 
-QUICK = Effort(examples=32, shrink_seconds=1.0, climb=0, pooled=32)
+QUICK = Effort(examples=32, shrink_seconds=0.7, climb=0, pooled=32)
 
 
 @dataclass
@@ -262,7 +264,7 @@ class _Run:
         self.able = [c for c in demands if not c.lacking(subject)]
         self.progress = progress
         self.conventions = conventions
-        self.strategy = cases(operator, dtype, subject.supports, conventions)
+        self.strategy = cases(operator, dtype, subject.supports, conventions, thin=effort.thin)
         self.tallies = {check.name: _Tally() for check in demands}
         self.kept: list[Trial] = []
         self.seen = 0

@@ -22,7 +22,7 @@ ALL = ("float64", "float32", "bfloat16", "float16")
 HALF = {"layout": "half"}
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _module(module: str, name: str, d: int, rows: int, base: float, device: torch.device) -> Any:
     import importlib
 
