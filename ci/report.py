@@ -20,6 +20,8 @@ from rich.text import Text
 
 from assay.expected import BAD, Expectations
 from assay.failures import Judged as Judged, failures, not_judged
+from assay.journal import curve_as_json
+from assay.properties.counterexample import jsonable
 
 
 STYLES = {"pass": "green", "fail": "red", "error": "red", "undecided": "yellow", "skipped": "dim"}
@@ -109,7 +111,8 @@ def number(value: float | None) -> str:
 def as_json(
     judged: Sequence[Judged], left_out: Mapping[str, str], known: Expectations = Expectations()
 ) -> dict[str, Any]:
-    """Per kernel, dtype and property: verdict, headroom, cases, seconds, inference, diagnosis, counterexample file."""
+    """Per kernel, dtype and property: verdict, headroom, cases, seconds, inference, diagnosis, counterexample file; and
+    per kernel and dtype the error atlas."""
     kernels = []
     for kernel, found in judged:
         for result in found.results:
@@ -131,11 +134,18 @@ def as_json(
                     "not_covered": list(found.not_covered),
                     "diagnosis": [asdict(f) for f in result.diagnosis],
                     "case": result.counterexample or None,
+                    "values": dict(result.values),
+                    "element": jsonable(asdict(result.miss)) if result.miss else None,
                     "counterexample": result.stored or None,
                     "known": {"reason": entry.reason, "expires": str(entry.expires)} if entry else None,
                 }
             )
-    return {**versions(), "left_out": dict(left_out), "results": kernels}
+    atlas = [
+        {"kernel": k.name, "operator": k.operator.name, "dtype": f.dtype, **curve_as_json(c)}
+        for k, f in judged
+        for c in f.atlas
+    ]
+    return {**versions(), "left_out": dict(left_out), "results": kernels, "atlas": atlas}
 
 
 def versions() -> dict[str, str]:

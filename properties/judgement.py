@@ -18,6 +18,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings, target
 from hypothesis.strategies import SearchStrategy
 
+from assay.properties.atlas import Curve, atlas
 from assay.properties.contract import Operator, Property
 from assay.properties.diagnosis import Finding, Inferred, agrees, diagnose, infer
 from assay.properties.drawing import COMPLEX, DTYPES, Case, Values, cases
@@ -90,6 +91,8 @@ class Result:
     """The shrunk case in which it failed."""
     counterexample: str = ""
     """The same in one line."""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """The arrays of that case that are small, by name, each in one line."""
     miss: Miss | None = None
     """The worst element of that case, if it returned something to compare."""
     diagnosis: list[Finding] = field(default_factory=list)
@@ -107,6 +110,7 @@ class Examination:
     inferred: Inferred | None = None
     not_covered: tuple[str, ...] = ()
     """Keywords and convention values that the kernel does not have."""
+    atlas: tuple[Curve, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -152,6 +156,7 @@ def examine(
     results = [run.result(check) for check in demands]
     if effort.stop:
         return Examination(subject.name, dtype, results)
+    curves = atlas(operator, run.kept)
     run.keep([r.case for r in results if r.property == AGREEMENT.name and r.verdict == "fail" and r.case is not None])
     inferred = infer(operator, run.kept) if run.kept else None
     off: list[Shift] = []
@@ -164,7 +169,7 @@ def examine(
             if r.verdict == "fail":
                 r.diagnosis = findings
     uncovered = (*uncovered, *(p.name for p in operator.parameters if not subject.supports(p.name)))
-    return Examination(subject.name, dtype, results, inferred, tuple(dict.fromkeys(uncovered)))
+    return Examination(subject.name, dtype, results, inferred, tuple(dict.fromkeys(uncovered)), curves)
 
 
 def prepare(operator: Operator, subject: Subject, dtype: str, effort: Effort) -> list[Trial]:
@@ -475,7 +480,7 @@ class _Run:
         if tally.failed is not None:
             out.verdict = "error" if tally.broken else "fail"
             out.case, out.message, out.miss = self._shrunk(check, tally)
-            out.counterexample = out.case.shapes()
+            out.counterexample, out.values = out.case.shapes(), out.case.small()
         elif not tally.cases:
             outside_domain = f"none of {self.seen} cases was in its domain"
             reason = check.lacking(self.subject) or self._elsewhere(check) or tally.reason or self.refusal
