@@ -17,7 +17,7 @@ import click
 
 from assay import explain, speed
 from assay.new import new
-from assay.usage import WRITTEN, Usage, writing
+from assay.usage import HTML, WRITTEN, Usage, writing
 
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def _limits(options: dict[str, Any]) -> Limits | None:
     "--jobs", type=click.IntRange(1), help="Processes side by side; as many as there are cores, if not given."
 )
 @click.option("--json", "json_path", help="Write the results here.", **WRITTEN)
+@click.option("--html", "html_path", help="Write a page to look at here.", **HTML)
 @click.option("--markdown", "markdown_path", help="Add a summary for a job's page to this file.", **WRITTEN)
 @click.option(
     "--known",
@@ -133,6 +134,7 @@ def _limits(options: dict[str, Any]) -> Limits | None:
 def check(
     kernels: tuple[str, ...],
     json_path: Path | None,
+    html_path: Path | None,
     markdown_path: Path | None,
     known_path: Path | None,
     counterexamples: Path | None,
@@ -185,6 +187,11 @@ def check(
     if json_path is not None:
         with writing(json_path):
             report.write_json(json_path, report.as_json(judged, left_out, known))
+    if html_path is not None:
+        from assay import page
+
+        with writing(html_path), report.progress() as tell:
+            report.write(html_path, page.of_check(judged, left_out, known, tell))
     if markdown_path is not None:
         with writing(markdown_path):
             markdown.append(markdown_path, judged, left_out, known)

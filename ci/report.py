@@ -56,7 +56,7 @@ def print_table(console: Console, judged: Sequence[Judged], known: Expectations 
         more = f" +{len(failing) - 1}" if len(failing) > 1 else ""
         more += "" if known.unexpected(kernel, found) else ", known"
         table.add_row(
-            Text(kernel.name.rpartition("/")[2]),
+            Text(short(kernel.name)),
             Text(found.dtype),
             Text(found.verdict, style=STYLES[found.verdict]),
             Text(number(found.headroom) if found.verdict not in ("error", "skipped") else ""),
@@ -106,6 +106,24 @@ def number(value: float | None) -> str:
     if value is None:
         return ""
     return "inf" if math.isinf(value) else f"{value:.3g}"
+
+
+def seconds(value: float) -> str:
+    for unit, factor in (("s", 1), ("ms", 1e3), ("us", 1e6)):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e9:.3g} ns"
+
+
+def short(name: str) -> str:
+    """A kernel's name without the folders of its file."""
+    return name.rpartition("/")[2]
+
+
+def verdict(one: Judged, known: Expectations) -> str:
+    """The verdict of a kernel, or that it fails as expected."""
+    found = one[1].verdict
+    return "known" if found != "pass" and known.accepts(*one) else found
 
 
 def as_json(
@@ -164,7 +182,16 @@ def _finite(value: float | None) -> float | str | None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write beside the file and rename, so that a run that is killed leaves the old file whole."""
+    """Raises: OSError."""
+    write(path, json.dumps(content, indent=1) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Write beside the file and rename, so that a run that is killed leaves the old file whole; into what is no file, a
+    pipe for instance, directly. Raises: OSError."""
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
     beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from assay.usage import WRITTEN, Usage
+from assay.usage import HTML, WRITTEN, Usage, need, writing
 
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def _dtypes(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...
 @click.option("--wrong", is_flag=True, help="Time kernels that break their contract too, and mark them.")
 @click.option("--json", "json_path", help="Write pytest-benchmark's JSON here.", **WRITTEN)
 @click.option("--plot", "plot_path", help="Draw the roofline and the peers into this PNG file.", **WRITTEN)
+@click.option("--html", "html_path", help="Write a page to look at here.", **HTML)
 def bench(
     kernels: tuple[str, ...],
     dtypes: tuple[str, ...],
@@ -57,6 +58,7 @@ def bench(
     wrong: bool,
     json_path: Path | None,
     plot_path: Path | None,
+    html_path: Path | None,
 ) -> None:
     """Time kernels side by side: forward, and with their gradients; on one thread, and on all.
 
@@ -65,7 +67,7 @@ def bench(
     about. Exit code 1 if some kernel breaks its contract or raises.
     """
     from assay.kernels import UsageError, chosen
-    from assay.report import console, print_left_out, progress, write_json
+    from assay.report import console, print_left_out, progress, write, write_json
 
     need("bench", "pytest_benchmark", *(["matplotlib"] if plot_path else []))
     from assay.bench import Session, Wanted, timeable
@@ -96,6 +98,11 @@ def bench(
         from assay.plots import plot_timed
 
         plot_timed(plot_path, session.found)
+    if html_path is not None:
+        from assay import page
+
+        with writing(html_path):
+            write(html_path, page.of_bench(session.found, session.missing, left_out | untimed))
     if session.interrupted:
         raise Usage(f"interrupted: {len(session.found)} timings were made, the rest were not")
     if not session.found and not session.missing:
@@ -209,15 +216,6 @@ def history(
         raise Usage("interrupted: commits that were measured to the end are kept") from None
 
 
-def need(command: str, *modules: str) -> None:
-    """Raises: Usage where what a command needs beyond assay's own dependencies is not installed."""
-    from importlib.util import find_spec
-
-    missing = [m for m in modules if find_spec(m) is None]
-    if missing:
-        raise Usage(f"assay {command} needs {' and '.join(missing)}: pip install 'assay[speed]'")
-
-
 def _known_cases(kernels: Sequence[object], cases: Sequence[str]) -> None:
     known = dict.fromkeys(c for k in kernels for c in k.operator.timed)  # type: ignore[attr-defined]
     for case in cases:
@@ -229,6 +227,8 @@ def print_timed(console: Console, found: Sequence[Timed]) -> None:
     """One table for each case, the fastest first."""
     from rich.table import Table
     from rich.text import Text
+
+    from assay.report import seconds
 
     groups = defaultdict(list)
     for timed in found:
@@ -243,7 +243,7 @@ def print_timed(console: Console, found: Sequence[Timed]) -> None:
             fraction, limit = timed.roofline
             table.add_row(
                 Text(timed.kernel.name.rpartition("/")[2] + " (wrong)" * bool(timed.breaks)),
-                _seconds(timed.median),
+                seconds(timed.median),
                 f"{timed.spread:.0%}",
                 f"{timed.median / timings[0].median:.2f}",
                 f"{fraction:.0%}",
@@ -255,13 +255,6 @@ def print_timed(console: Console, found: Sequence[Timed]) -> None:
         console.print()
     for name, told in dict.fromkeys((t.kernel.name, t.breaks) for t in found if t.breaks):
         console.print(Text(f"wrong: {name.rpartition('/')[2]} {told}", style="red"), soft_wrap=True)
-
-
-def _seconds(seconds: float) -> str:
-    for unit, factor in (("s", 1), ("ms", 1e3), ("us", 1e6)):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e9:.3g} ns"
 
 
 def print_compared(console: Console, found: Sequence[Compared]) -> None:

@@ -31,6 +31,25 @@ WRITTEN: Any = {"type": click.Path(path_type=Path, dir_okay=False), "callback": 
 """Of an option that names a file to write."""
 
 
+def need(command: str, *modules: str, extra: str = "speed") -> None:
+    """Raises: Usage where what a command needs beyond assay's own dependencies is not installed."""
+    from importlib.util import find_spec
+
+    missing = [m for m in modules if find_spec(m) is None]
+    if missing:
+        raise Usage(f"assay {command} needs {' and '.join(missing)}: pip install 'assay[{extra}]'")
+
+
+def _page(context: click.Context, option: click.Parameter, given: Path | None) -> Path | None:
+    if given is not None:
+        need(f"{context.info_name} --html", "jinja2", "matplotlib", extra="report")
+    return _file(context, option, given)
+
+
+HTML: Any = {**WRITTEN, "callback": _page}
+"""Of an option that names a page to write."""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Within it, a file that cannot be written is told in one line."""
