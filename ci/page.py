@@ -241,7 +241,7 @@ def _page(**told: Any) -> str:
 
 def _foldable(name: str) -> Markup:
     """A kernel's name, which may be broken between its parts."""
-    return Markup(re.sub(r"[:_]", r"\g<0><wbr>", escape(_plain(short(name)))))
+    return Markup(re.sub(r"[:_]", r"\g<0><wbr>", str(escape(_plain(short(name))))))
 
 
 def _plain(value: Any) -> Any:

@@ -156,6 +156,7 @@ def test_every_verdict_is_told_by_a_word_and_a_symbol() -> None:
     cells = re.findall('<td class="cell (.*?)" title="(.*?)"><span aria-hidden="true">(.*?)</span>'
                        '<span class="spoken">(.*?)</span></td>', text)  # fmt: skip
     assert len(cells) == 2 * len(run())
+    assert text.count(">torch:<wbr>undecided<") == 1
     for verdict, told, symbol, word in cells:
         assert symbol == page.SYMBOLS[verdict]
         assert word == verdict
