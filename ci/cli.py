@@ -7,9 +7,9 @@ Exit codes: 0 all pass; 1 some kernel fails, errs or is undecided; 2 usage, impo
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,11 @@ import click
 
 from assay import explain, speed
 from assay.new import new
-from assay.usage import HTML, WRITTEN, Usage, writing
+from assay.usage import HTML, QUIET, WRITTEN, Usage, dtypes_named, operators, writing
 
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from assay.jobs import How, Judged, Work
+    from assay.jobs import How
     from assay.kernels import Known
     from assay.process import Limits
     from assay.properties.judgement import Identified
@@ -53,7 +51,9 @@ def _convention(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -
     return out
 
 
-_kernels = click.argument("kernels", nargs=-1, metavar="[OPERATOR=MODULE:FUNCTION | OPERATOR]...")
+_kernels = click.argument(
+    "kernels", nargs=-1, metavar="[OPERATOR=MODULE:FUNCTION | OPERATOR]...", shell_complete=operators
+)
 _isolation = (
     click.option("--in-process", is_flag=True, help="Call kernels in this process, for a debugger."),
     click.option(
@@ -68,7 +68,9 @@ _isolation = (
 _shared = (
     *_isolation,
     click.option("--quick", is_flag=True, help="Fewer cases, little shrinking."),
-    click.option("--dtype", "dtypes", help="Comma-separated: float32,bfloat16,float16,float64."),
+    click.option(
+        "--dtype", "dtypes", shell_complete=dtypes_named, help="Comma-separated: float32,bfloat16,float16,float64."
+    ),
     click.option("--device", default="cpu", show_default=True, help="The torch device that kernels run on."),
     click.option("--precision", help="Judge as claiming this precision."),
     click.option("--form", help="Judge as claiming this form."),
@@ -85,6 +87,7 @@ _shared = (
     ),
     click.option("--examples", type=click.IntRange(1), help="Cases per kernel and dtype."),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn cases."),
+    QUIET,
 )
 
 
@@ -153,7 +156,9 @@ def check(
 
     from assay import expected, journal as journals, markdown, replay, report
     from assay.kernels import UsageError
+    from assay.progress import judging, progress
 
+    quiet = options["quiet"]
     try:
         known = expected.read(known_path) if known_path else expected.Expectations()
     except UsageError as error:
@@ -169,7 +174,8 @@ def check(
         journal, done, told = (journals.resume if resume else journals.begin)(path, asked, numbered)
         click.echo(told, err=True) if told else None
         with journal:
-            for number, found in _judged([w for w in numbered if w[0] not in done], how, options["jobs"], len(done)):
+            left = [w for w in numbered if w[0] not in done]
+            for number, found in judging(left, how, options["jobs"], len(done), quiet=quiet):
                 kernel = work[number][0]
                 reasons = replay.store_all(kernel, found, counterexamples or replay.FOLDER, options["device"])
                 reasons = "\n".join(filter(None, (reasons, journal.append(number, kernel, found))))
@@ -180,17 +186,19 @@ def check(
     except KeyboardInterrupt:
         interrupted = True
     judged = [(work[number][0], done[number]) for number in sorted(done)]
-    report.print_table(console, judged, known)
+    if not quiet:
+        report.print_table(console, judged, known)
     report.print_failures(console, judged, known)
     report.print_known(console, judged, known)
-    report.print_left_out(console, left_out)
+    if not quiet:
+        report.print_left_out(console, left_out)
     if json_path is not None:
         with writing(json_path):
             report.write_json(json_path, report.as_json(judged, left_out, known))
     if html_path is not None:
         from assay import page
 
-        with writing(html_path), report.progress() as tell:
+        with writing(html_path), progress(quiet=quiet) as tell:
             report.write(html_path, page.of_check(judged, left_out, known, tell))
     if markdown_path is not None:
         with writing(markdown_path):
@@ -234,8 +242,9 @@ def identify(kernels: tuple[str, ...], **options: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from assay.progress import Board
     from assay.properties.judgement import identify as identified
-    from assay.report import console, progress
+    from assay.report import console
 
     if not kernels:
         raise Usage("name a kernel: assay identify OPERATOR=MODULE:FUNCTION")
@@ -246,13 +255,15 @@ def identify(kernels: tuple[str, ...], **options: Any) -> None:
     work = [(kernel, dtype) for kernel in found for dtype in _dtypes(kernel, options["dtypes"])]
     unknown, interrupted = False, False
     try:
-        with progress() as tell:
-            for number, (kernel, dtype) in enumerate(work, 1):
-                tell(f"{number} of {len(work)}: {kernel.name} {dtype}") if len(work) > 1 else None
+        with Board(len(work), quiet=options["quiet"]) as board:
+            for number, (kernel, dtype) in enumerate(work):
+                title = f"{kernel.name} {dtype}"
+                show = partial(board.show, number, title)
                 subject = kernel.subject(how.device, how.limits)
-                answer = identified(kernel.operator, subject, dtype, how.effort_for(kernel))
+                answer = identified(kernel.operator, subject, dtype, how.effort_for(kernel), show)
                 unknown = unknown or answer is None
                 table.add_row(*map(Text, (kernel.name, dtype, *_identified(answer))))
+                board.done(number, f"{title}: {answer.inferred if answer else 'none'}")
     except KeyboardInterrupt:
         interrupted = True
     console().print(table)
@@ -271,12 +282,17 @@ def _identified(answer: Identified | None) -> Sequence[str]:
 
 
 @main.command()
-@click.argument("operator", required=False)
-@click.option("--dtype", "dtypes", help="Comma-separated; float32,bfloat16,float16 if not given.")
+@click.argument("operator", required=False, shell_complete=operators)
+@click.option(
+    "--dtype", "dtypes", shell_complete=dtypes_named, help="Comma-separated; float32,bfloat16,float16 if not given."
+)
 @click.option("--full", is_flag=True, help="Try every property on every mutant, not only until one rejects it.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes side by side.")
 @click.option("--json", "json_path", help="Write the matrix here.", **WRITTEN)
-def mutants(operator: str | None, dtypes: str | None, full: bool, jobs: int | None, json_path: Path | None) -> None:
+@QUIET
+def mutants(
+    operator: str | None, dtypes: str | None, full: bool, jobs: int | None, json_path: Path | None, quiet: bool
+) -> None:
     """Judge wrong kernels derived from the contract of OPERATOR: the kill matrix.
 
     OPERATOR is the name of an operator of assay, or a module with operators of your own, a dotted name or a path to a
@@ -292,19 +308,19 @@ def mutants(operator: str | None, dtypes: str | None, full: bool, jobs: int | No
         if name not in DTYPES:
             raise Usage(f"there is no dtype {name!r}; there are {', '.join(DTYPES)}")
     try:
-        found = kills.run(operator, asked, full=full, jobs=jobs)
+        found, left = kills.run(operator, asked, full=full, jobs=jobs, quiet=quiet)
     except UsageError as error:
         raise Usage(str(error)) from None
     except (ArithmeticError, TypeError, ValueError) as error:
         raise Usage(f"the definition cannot be evaluated: {type(error).__name__}: {one_line(error)}") from error
-    except KeyboardInterrupt:
-        raise Usage("interrupted") from None
     console = report.console()
     for one in found:
         kills.print_matrix(console, one)
     if json_path is not None:
         with writing(json_path):
             report.write_json(json_path, kills.as_json(found))
+    if left:
+        raise Usage(f"interrupted: not judged to the end are {', '.join(left)}")
     if any(one.problems for one in found):
         sys.exit(1)
 
@@ -354,49 +370,3 @@ def _dtypes(kernel: Known, asked: str | None) -> list[str]:
         if name not in DTYPES:
             raise Usage(f"there is no dtype {name!r}; there are {', '.join(DTYPES)}")
     return [name for name in names if name in kernel.claims.dtypes or name == "float64"]
-
-
-def _judged(work: Work, how: How, jobs: int | None, already: int) -> Judged:
-    """Judge, showing progress."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from assay.jobs import side_by_side
-    from assay.process import end_all
-
-    jobs = min(jobs or os.cpu_count() or 1, len(work))
-    console = Console(stderr=True, highlight=False, emoji=False)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[told]}", markup=False),
-        TimeElapsedColumn(),
-    )
-    by_number = {number: (kernel, dtype) for number, kernel, dtype in work}
-    try:
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            shown = progress.add_task("kernels and dtypes", completed=already, total=already + len(work), told="")
-            if jobs > 1:
-                end_all()  # those that described the kernels; each job has one of its own
-            for number, found in side_by_side(work, how, jobs) if jobs > 1 else _one_by_one(work, how, progress):
-                kernel, dtype = by_number[number]
-                progress.update(shown, advance=1, told=f"{kernel.name} {dtype}: {found.verdict}")
-                if not console.is_terminal and len(work) > 1:
-                    console.print(f"{kernel.name} {dtype}: {found.verdict}", markup=False)
-                yield number, found
-    finally:
-        end_all()
-
-
-def _one_by_one(work: Work, how: How, progress: Progress) -> Judged:
-    from assay.jobs import judge
-
-    for number, kernel, dtype in work:
-        task = progress.add_task(f"{kernel.name} {dtype}", total=None, told="")
-
-        def show(cases: int, headroom: float, task: Any = task) -> None:
-            progress.update(task, completed=cases, told=f"cases, headroom {headroom:.3g}")
-
-        yield number, judge(kernel, dtype, how, show)
-        progress.remove_task(task)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from assay.usage import Usage
+from assay.usage import Usage, operators
 
 
 @click.command("list")
@@ -47,7 +47,7 @@ def list_(as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("operator")
+@click.argument("operator", shell_complete=operators)
 def explain(operator: str) -> None:
     """Explain OPERATOR: formula, axes, conventions, forms, properties, source."""
     from assay.kernels import UsageError, operator_named

@@ -7,8 +7,7 @@ import math
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -31,17 +30,6 @@ def console() -> Console:
     """Where results are printed; a file or a pipe is wide enough for a table."""
     out = Console(highlight=False, emoji=False)
     return out if out.is_terminal else Console(highlight=False, emoji=False, width=160)
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
-    """What is being done, on stderr: a line that changes on a terminal, one line after another elsewhere."""
-    err = Console(stderr=True, highlight=False, emoji=False)
-    if not err.is_terminal:
-        yield lambda text: err.print(text, markup=False, soft_wrap=True)
-        return
-    with err.status("") as status:
-        yield lambda text: status.update(text.replace("[", r"\["))
 
 
 def print_table(console: Console, judged: Sequence[Judged], known: Expectations = Expectations()) -> None:

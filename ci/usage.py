@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from assay.lines import shortened
 
@@ -57,3 +58,24 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise Usage(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+QUIET = click.option("-q", "--quiet", is_flag=True, help="No progress, and nothing of what is as it should be.")
+
+
+# For the completion of a shell: nothing heavy is imported while somebody types. --------------------------------------
+
+
+def operators(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The names of operators; a file, where none begins so."""
+    from assay.properties import OPERATORS
+
+    found = [CompletionItem(name) for name in OPERATORS if name.startswith(begun)]
+    return found or [CompletionItem(begun, type="file")]
+
+
+def dtypes_named(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The dtypes, after those that are there and a comma."""
+    there, comma, last = begun.rpartition(",")
+    names = ("float32", "bfloat16", "float16", "float64")
+    return [CompletionItem(f"{there}{comma}{n}") for n in names if n.startswith(last) and n not in there.split(",")]
