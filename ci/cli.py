@@ -219,10 +219,12 @@ def check(
 def replay_(file: Path, kernel: str | None, device: str | None, **options: Any) -> None:
     """Run the counterexample stored in FILE again: exit code 1 if it still fails, 0 if it passes now."""
     from assay.kernels import UsageError
+    from assay.progress import waiting
     from assay.replay import replay
 
     try:
-        fails, told = replay(file, kernel, device, _limits(options))
+        with waiting("running the kernel again"):
+            fails, told = replay(file, kernel, device, _limits(options))
     except UsageError as error:
         raise Usage(str(error)) from None
     click.echo("\n".join(told))
@@ -331,12 +333,14 @@ def _configured(kernels: tuple[str, ...], options: dict[str, Any]) -> tuple[list
 
     from assay.jobs import How
     from assay.kernels import UsageError, chosen
+    from assay.progress import waiting
     from assay.properties.judgement import QUICK, Effort
     from assay.reference.arithmetic.precision import PRECISIONS
 
     limits = _limits(options)
     try:
-        found, left_out = chosen(kernels, limits)
+        with waiting("looking for kernels", quiet=options["quiet"]):
+            found, left_out = chosen(kernels, limits)
     except UsageError as error:
         raise Usage(str(error)) from None
     if options["world"] and limits is None:

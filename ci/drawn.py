@@ -90,7 +90,7 @@ def _themed(key: str, value: str, name: str) -> str:
     if key == "style":
         value = re.sub("#0000[0-9a-f]{2}", lambda found: COLORS.get(found[0], found[0]), value)
         return re.sub("; font-family: [^;]*", "", value)
-    return re.sub(r"\d+\.\d+", lambda found: f"{float(found[0]):.2f}", " ".join(value.split()))
+    return re.sub(r"\d+\.\d+", lambda found: f"{float(found[0]):.1f}", " ".join(value.split()))
 
 
 # The atlas -----------------------------------------------------------------------------------------------------------

@@ -19,9 +19,11 @@ def list_(as_json: bool) -> None:
 
     from assay import report
     from assay.kernels import known_kernels
+    from assay.progress import waiting
     from assay.properties import OPERATORS
 
-    found, left_out = known_kernels()
+    with waiting("looking for kernels"):
+        found, left_out = known_kernels()
     rows: list[dict[str, Any]] = [
         {
             "operator": o.name,

@@ -32,6 +32,17 @@ def progress(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
             yield lambda text: status.update(text.replace("[", r"\["))
 
 
+@contextmanager
+def waiting(text: str, *, quiet: bool = False) -> Iterator[None]:
+    """What a terminal shows meanwhile; a pipe has no need of it."""
+    err = _stderr()
+    if quiet or not err.is_terminal:
+        yield
+        return
+    with err.status(text):
+        yield
+
+
 def bars(*, quiet: bool = False) -> Progress:
     """Bars on a terminal, which vanish in the end. A task has a field `told`."""
     console = _stderr()

@@ -77,7 +77,7 @@ def bench(
     about. Exit code 1 if some kernel breaks its contract or raises.
     """
     from assay.kernels import UsageError, chosen
-    from assay.progress import progress
+    from assay.progress import progress, waiting
     from assay.report import console, print_left_out, write, write_json
 
     need("bench", "pytest_benchmark", *(["matplotlib"] if plot_path else []))
@@ -85,7 +85,8 @@ def bench(
     from assay.timing import one_and_all
 
     try:
-        found, left_out = chosen(kernels)
+        with waiting("looking for kernels", quiet=quiet):
+            found, left_out = chosen(kernels)
         found, untimed = timeable(list({k.spelling: k for k in found}.values()), device)
         _known_cases(found, cases)
         modes = (False,) if mode == "forward" else (False, True)
