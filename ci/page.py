@@ -153,13 +153,13 @@ def _section(
     laws = _laws(operator, judged)
     tell(f"drawing the atlas of {operator.name}: {len(judged)} kernels and dtypes")
     section = Section(operator.name, laws, _counts(judged, known))
-    rows = Counter(kernel.spelling for kernel, _ in judged)
-    begun: set[str] = set()
+    rows = Counter(id(kernel) for kernel, _ in judged)  # whoever names a kernel twice has it judged twice
+    begun: set[int] = set()
     for one in judged:
         kernel, found = one
         anchor = f"failure-{next(numbers)}" if known.unexpected(*one) else ""
-        mine = 0 if kernel.spelling in begun else rows[kernel.spelling]
-        begun.add(kernel.spelling)
+        mine = 0 if id(kernel) in begun else rows[id(kernel)]
+        begun.add(id(kernel))
         told = (number(found.headroom), str(found.inferred or ""))
         cells = [_cell(one, name, known) for name in laws]
         section.rows.append(Row(short(kernel.name), mine, found.dtype, verdict(one, known), *told, cells, anchor))
@@ -191,11 +191,11 @@ def _cell(one: Judged, name: str, known: Expectations) -> Cell:
 def _failing(one: Judged, known: Expectations, anchor: str) -> Failing:
     kernel, found = one
     alike: dict[str, list[Result]] = defaultdict(list)
-    bad = known.unexpected(kernel, found)
+    bad = sorted(known.unexpected(kernel, found), key=lambda r: r.verdict == "undecided")
     for result in bad:
         alike[result.message].append(result)
     broken = [Broken([r.property for r in results], results[0], command(results[0])) for results in alike.values()]
-    diagnosis = [f.text for f in bad[0].diagnosis]
+    diagnosis = next(([f.text for f in r.diagnosis] for r in bad if r.diagnosis), [])
     return Failing(anchor, kernel.name, found.dtype, found.verdict, diagnosis, broken)
 
 

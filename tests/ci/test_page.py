@@ -151,6 +151,22 @@ def test_each_failure_has_its_diagnosis_first_then_the_case_and_the_command() ->
         assert places == sorted(places)
 
 
+def test_what_is_only_undecided_does_not_hide_what_fails() -> None:
+    kernel, examination = found("a:f", "float32", "fail")
+    first, second = examination.results
+    first.verdict, first.message, first.diagnosis, second.diagnosis = "undecided", "too few", [], first.diagnosis
+    (article,) = re.findall("<article.*?</article>", page.of_check([(kernel, examination)], {}), re.DOTALL)
+    places = [article.index(text) for text in ("Diagnosis", "position off by one", "inverse", "too few")]
+    assert places == sorted(places)
+
+
+def test_a_kernel_in_two_dtypes_has_one_name_and_one_that_is_named_twice_two() -> None:
+    one, other = found("a:f", "float32", "pass"), found("a:f", "float32", "pass")
+    again = one[0], found("a:f", "bfloat16", "pass")[1]
+    text = page.of_check([one, again, other], {})
+    assert re.findall('rowspan="(\\d)"', text) == ["2", "1"]
+
+
 def test_every_verdict_is_told_by_a_word_and_a_symbol() -> None:
     text = page.of_check(run(), {})
     cells = re.findall('<td class="cell (.*?)" title="(.*?)"><span aria-hidden="true">(.*?)</span>'
