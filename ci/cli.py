@@ -1,6 +1,6 @@
 """The command line: assay check, replay, identify, mutants.
 
-`assay list` and `explain` are in explain.py, `new` in new.py, and what measures speed in speed.py.
+`assay list` and `explain` are in listing.py, `new` in new.py, and what measures speed in speed.py.
 
 Exit codes: 0 all pass; 1 some kernel fails, errs or is undecided; 2 usage, import or configuration error.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from assay import explain, speed
+from assay import listing, speed
 from assay.new import new
 from assay.usage import HTML, QUIET, WRITTEN, Usage, dtypes_named, operators, writing
 
@@ -33,8 +33,8 @@ def main() -> None:
     """Hold numerical kernels against the exact answer."""
 
 
-main.add_command(explain.list_)
-main.add_command(explain.explain)
+main.add_command(listing.list_)
+main.add_command(listing.explain)
 main.add_command(speed.bench)
 main.add_command(speed.compare)
 main.add_command(speed.history)
@@ -196,10 +196,10 @@ def check(
         with writing(json_path):
             report.write_json(json_path, report.as_json(judged, left_out, known))
     if html_path is not None:
-        from assay import page
+        from assay import webpage
 
         with writing(html_path), progress(quiet=quiet) as tell:
-            report.write(html_path, page.of_check(judged, left_out, known, tell))
+            report.write(html_path, webpage.of_check(judged, left_out, known, tell))
     if markdown_path is not None:
         with writing(markdown_path):
             markdown.append(markdown_path, judged, left_out, known)

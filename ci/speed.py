@@ -112,10 +112,10 @@ def bench(
 
         plot_timed(plot_path, session.found)
     if html_path is not None:
-        from assay import page
+        from assay import webpage
 
         with writing(html_path):
-            write(html_path, page.of_bench(session.found, session.missing, left_out | untimed))
+            write(html_path, webpage.of_bench(session.found, session.missing, left_out | untimed))
     if session.interrupted:
         raise Usage(f"interrupted: {len(session.found)} timings were made, the rest were not")
     if not session.found and not session.missing:

@@ -1,7 +1,7 @@
 """One self-contained page of what a run found, made for looking: no script, nothing that is fetched.
 
 Names and messages are strangers': the template escapes all of them, and `_plain` leaves nothing in them that a page
-cannot show. What is on the page is decided here, how it looks in `page.html`.
+cannot show. What is on the page is decided here, how it looks in `webpage.html`.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def _page(**told: Any) -> str:
     )
     here.filters |= {"foldable": _foldable, "seconds": seconds}
     given = {"sections": [], "timings": {}, "roofline": "", **told}
-    return here.get_template("page.html").render(symbols=SYMBOLS, meanings=MEANINGS, versions=versions(), **given)
+    return here.get_template("webpage.html").render(symbols=SYMBOLS, meanings=MEANINGS, versions=versions(), **given)
 
 
 def _foldable(name: str) -> Markup:

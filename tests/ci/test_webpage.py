@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from assay import page
+from assay import webpage
 from assay.bench import Missing, Timed
 from assay.cli import main
 from assay.expected import read
@@ -65,7 +65,7 @@ def timed() -> str:
     setup = Setup("rope", "short", "float32", False, 1)
     one = (kernel, setup, (1e-3, 1.1e-3, 1.2e-3), 1, "loop", Work(4000, 10), Rates(1e7, 1e9, 1e9), {})
     missing = [Missing("a:<b>", "short", "it <raises>", fails=True)]
-    return page.of_bench([Timed(*one, 1 << 20), Timed(*one, None, "breaks <it>")], missing, {"x": "no <GPU>"})
+    return webpage.of_bench([Timed(*one, 1 << 20), Timed(*one, None, "breaks <it>")], missing, {"x": "no <GPU>"})
 
 
 class Parsed(HTMLParser):
@@ -93,8 +93,8 @@ class Parsed(HTMLParser):
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    "a run": lambda: page.of_check(run(), {"a": "b"}),
-    "nothing": lambda: page.of_check([], {}),
+    "a run": lambda: webpage.of_check(run(), {"a": "b"}),
+    "nothing": lambda: webpage.of_check([], {}),
     "timings": timed,
 }
 
@@ -120,22 +120,22 @@ def test_a_page_is_whole_and_fetches_nothing(name: str) -> None:
 def test_what_strangers_chose_is_shown_as_it_is(name: str) -> None:
     def elements(chosen: str) -> list[Any]:
         one = found(f"{chosen}:f", "float32", "fail", f"it says {chosen}")
-        return Parsed(page.of_check([one], {chosen: chosen})).elements
+        return Parsed(webpage.of_check([one], {chosen: chosen})).elements
 
-    text = page.of_check([found(f"{name}:f", "float32", "fail", f"it says {name}")], {})
+    text = webpage.of_check([found(f"{name}:f", "float32", "fail", f"it says {name}")], {})
     tags = [tag for tag, _ in elements(name) if tag != "wbr"]  # between the parts of a name
     assert tags == [tag for tag, _ in elements("a") if tag != "wbr"]
     assert f"it says {' '.join(name.split())}" in unescape(text)
 
 
 def test_what_no_page_can_show_is_replaced() -> None:
-    text = page.of_check([found("a\x00b\udc80\u202e:f", "float32", "fail")], {})
+    text = webpage.of_check([found("a\x00b\udc80\u202e:f", "float32", "fail")], {})
     assert "a?b??:" in text
     text.encode()
 
 
 def test_each_failure_has_its_diagnosis_first_then_the_case_and_the_command() -> None:
-    text = page.of_check(run(), {})
+    text = webpage.of_check(run(), {})
     articles = re.findall('<article id="(.*?)".*?>(.*?)</article>', text, re.DOTALL)
     assert len(articles) == 4
     for anchor, article in articles:
@@ -155,7 +155,7 @@ def test_what_is_only_undecided_does_not_hide_what_fails() -> None:
     kernel, examination = found("a:f", "float32", "fail")
     first, second = examination.results
     first.verdict, first.message, first.diagnosis, second.diagnosis = "undecided", "too few", [], first.diagnosis
-    (article,) = re.findall("<article.*?</article>", page.of_check([(kernel, examination)], {}), re.DOTALL)
+    (article,) = re.findall("<article.*?</article>", webpage.of_check([(kernel, examination)], {}), re.DOTALL)
     places = [article.index(text) for text in ("Diagnosis", "position off by one", "inverse", "too few")]
     assert places == sorted(places)
 
@@ -163,21 +163,21 @@ def test_what_is_only_undecided_does_not_hide_what_fails() -> None:
 def test_a_kernel_in_two_dtypes_has_one_name_and_one_that_is_named_twice_two() -> None:
     one, other = found("a:f", "float32", "pass"), found("a:f", "float32", "pass")
     again = one[0], found("a:f", "bfloat16", "pass")[1]
-    text = page.of_check([one, again, other], {})
+    text = webpage.of_check([one, again, other], {})
     assert re.findall('rowspan="(\\d)"', text) == ["2", "1"]
 
 
 def test_every_verdict_is_told_by_a_word_and_a_symbol() -> None:
-    text = page.of_check(run(), {})
+    text = webpage.of_check(run(), {})
     cells = re.findall('<td class="cell (.*?)" title="(.*?)"><span aria-hidden="true">(.*?)</span>'
                        '<span class="spoken">(.*?)</span></td>', text)  # fmt: skip
     assert len(cells) == 2 * len(run())
     assert text.count(">torch:<wbr>undecided<") == 1
     for verdict, told, symbol, word in cells:
-        assert symbol == page.SYMBOLS[verdict]
+        assert symbol == webpage.SYMBOLS[verdict]
         assert word == verdict
         assert verdict in told
-    symbols = [s for v, s in page.SYMBOLS.items() if v]
+    symbols = [s for v, s in webpage.SYMBOLS.items() if v]
     assert len(set(symbols)) == len(symbols)
 
 
@@ -185,14 +185,14 @@ def test_known_failures_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "known.toml"
     entry = "dtype = 'float32'\nsignature = 'a'\nreason = 'up<stream'\nexpires = 9999-12-31\n"
     path.write_text(f"[[known]]\nkernel = 'a:*'\nproperty = ['agrees_with_oracle', 'inverse']\n{entry}")
-    text = page.of_check([found("a:f", "float32", "fail")], {}, read(path))
+    text = webpage.of_check([found("a:f", "float32", "fail")], {}, read(path))
     assert "<h1>assay: 1 known</h1>" in text
     assert "<article" not in text
     assert "a:f float32 inverse: up&lt;stream (until 9999-12-31)" in text
 
 
 def test_the_atlas_tells_its_worst_to_those_who_do_not_see_it() -> None:
-    text = page.of_check([found(name, "float32", "pass", atlas=CURVES[:2]) for name in ("a:f", "b:f")], {})
+    text = webpage.of_check([found(name, "float32", "pass", atlas=CURVES[:2]) for name in ("a:f", "b:f")], {})
     assert text.count("<svg") == 2
     label = "outputs at most inf of the bound, at position 1048576 and above; gradients at most 0.4 of the bound"
     assert text.count(label) == 2
@@ -207,11 +207,11 @@ def luminance(color: str) -> float:
 
 
 def test_letters_have_the_contrast_of_wcag_in_both_themes() -> None:
-    style = Path(page.__file__).with_name("page.css").read_text()
+    style = Path(webpage.__file__).with_name("webpage.css").read_text()
     themes = [dict(re.findall("--(\\w+): (#\\w+)", block)) for block in re.findall(":root {(.*?)}", style, re.DOTALL)]
     assert len(themes) == 2
     for colors in themes:
-        for name in ("ink", "quiet", "mark", *page.MEANINGS):
+        for name in ("ink", "quiet", "mark", *webpage.MEANINGS):
             for ground in ("ground", "raised"):
                 dark, light = sorted((luminance(colors[name]), luminance(colors[ground])))
                 assert (light + 0.05) / (dark + 0.05) >= 4.5, (name, ground)
@@ -228,9 +228,9 @@ def check(monkeypatch: pytest.MonkeyPatch, path: str) -> Any:
 
 def test_the_command_line_writes_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("page.html").write_text("the last one")
-    assert check(monkeypatch, "page.html").exit_code == 1
-    assert "<h1>assay: 1 fail</h1>" in Path("page.html").read_text()
+    Path("webpage.html").write_text("the last one")
+    assert check(monkeypatch, "webpage.html").exit_code == 1
+    assert "<h1>assay: 1 fail</h1>" in Path("webpage.html").read_text()
     full = check(monkeypatch, "/dev/full")
     assert full.exit_code == 2
     assert full.output.splitlines()[-1] == "Error: /dev/full cannot be written: No space left on device"
@@ -253,7 +253,7 @@ TAB, ENTER = "\ue004", "\ue007"
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     long = "a/rather_long_path/" * 6 + "kernels.py:a_function_with_a_name_that_goes_on"
-    content = {"check": page.of_check(run(long), {long: "of " + "w" * 200}), "bench": timed()}
+    content = {"check": webpage.of_check(run(long), {long: "of " + "w" * 200}), "bench": timed()}
     for name, text in content.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
     return {name: folder / f"{name}.html" for name in content}
