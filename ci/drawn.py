@@ -33,7 +33,7 @@ COLORS = {
 """What the page puts in the place of the colours that are drawn."""
 FLOOR, CEILING = -3, 6
 """Powers of ten of |error| / bound between which it is drawn; what is beyond is drawn at these."""
-EXACT = FLOOR - 0.6
+EXACT = FLOOR - 1.0
 """Where no error at all is drawn."""
 APART = 4
 """Classes that lie further from each other are not joined by a line."""
@@ -158,7 +158,7 @@ def _frame(axes: Any, against: Against, place: dict[float, float], highest: floa
     axes.axhline(0, color=BAD, linewidth=1, zorder=2)
     axes.axhspan(0, top, color=BAD, alpha=0.06, linewidth=0, zorder=0)
     axes.set_ylim(EXACT - 0.3, top)
-    heights = range(FLOOR, int(top) + 1, 1 if top < 2 else 3)
+    heights = range(FLOOR, int(top) + 1, 1 if top < 3 else 3)
     axes.set_yticks([EXACT, *heights], ["0", *map(_ratio, heights)])
     base = 10 if against == "magnitude" else 2
     powers = sorted(round(x) for low, x in place.items() if low > 0)
