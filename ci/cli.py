@@ -27,7 +27,17 @@ if TYPE_CHECKING:
     from assay.properties.judgement import Identified
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Ctrl-C, wherever it comes, is one line and never exit code 1, which says that a kernel fails."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Usage("interrupted") from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="assay")
 def main() -> None:
     """Hold numerical kernels against the exact answer."""

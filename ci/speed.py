@@ -177,8 +177,6 @@ def compare(
             found = compared(question, tell)
     except UsageError as error:
         raise Usage(str(error)) from None
-    except KeyboardInterrupt:
-        raise Usage("interrupted") from None
     print_compared(console(), found)
     if json_path is not None:
         write_json(json_path, as_json(found))

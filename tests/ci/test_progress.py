@@ -157,6 +157,16 @@ def test_colors_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, off: str) -
 # Interrupted ---------------------------------------------------------------------------------------------------------
 
 
+def test_ctrl_c_anywhere_is_one_line_and_never_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    def known_kernels(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("assay.kernels.known_kernels", known_kernels)
+    for command in (["list"], ["check"], ["check", "rope"]):
+        result = run(*command)
+        assert (result.exit_code, result.output) == (2, "Error: interrupted\n")
+
+
 def test_interrupted_mutants_are_told_as_far_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     from assay import mutants
 
