@@ -1,135 +1,54 @@
-"""The command line: assay list, explain, check, replay, identify, mutants.
+"""The command line: assay check, replay, identify, mutants.
 
-`assay new` is in new.py, and what measures speed in speed.py.
+`assay list` and `explain` are in listing.py, `new` in new.py, and what measures speed in speed.py.
 
 Exit codes: 0 all pass; 1 some kernel fails, errs or is undecided; 2 usage, import or configuration error.
 """
 
 from __future__ import annotations
 
-import inspect
-import json
-import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from assay import speed
+from assay import listing, speed
 from assay.new import new
-from assay.usage import WRITTEN, Usage, writing
+from assay.usage import HTML, QUIET, WRITTEN, Usage, dtypes_named, operators, writing
 
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from assay.jobs import How, Judged, Work
+    from assay.jobs import How
     from assay.kernels import Known
     from assay.process import Limits
     from assay.properties.judgement import Identified
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Ctrl-C, wherever it comes, is one line and never exit code 1, which says that a kernel fails."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Usage("interrupted") from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="assay")
 def main() -> None:
     """Hold numerical kernels against the exact answer."""
 
 
+main.add_command(listing.list_)
+main.add_command(listing.explain)
 main.add_command(speed.bench)
 main.add_command(speed.compare)
 main.add_command(speed.history)
 main.add_command(new)
-
-
-@main.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_(as_json: bool) -> None:
-    """List operators: signature, conventions, and the kernels known here."""
-    from rich.text import Text
-
-    from assay import report
-    from assay.kernels import known_kernels
-    from assay.properties import OPERATORS
-
-    found, left_out = known_kernels()
-    rows: list[dict[str, Any]] = [
-        {
-            "operator": o.name,
-            "signature": _signature(o.definition),
-            "conventions": {name: list(values) for name, values in o.conventions.items()},
-            "forms": list(o.texts),
-            "kernels": [k.spelling for k in found if k.operator.name == o.name],
-        }
-        for o in OPERATORS.values()
-    ]
-    if as_json:
-        click.echo(json.dumps({"operators": rows, "left_out": left_out}, indent=1))
-        return
-    console = report.console()
-    for row in rows:
-        console.print(Text(f"{row['operator']}{row['signature']}", style="bold"))
-        for name, values in OPERATORS[row["operator"]].conventions.items():
-            console.print(f"  convention {name}: {', '.join(values)}")
-        console.print(f"  forms: {', '.join(row['forms'])}")
-        for kernel in row["kernels"]:
-            console.print(f"  kernel {kernel}", markup=False)
-    report.print_left_out(console, left_out)
-
-
-@main.command()
-@click.argument("operator")
-def explain(operator: str) -> None:
-    """Explain OPERATOR: formula, axes, conventions, forms, properties, source."""
-    from assay.kernels import UsageError, operator_named
-
-    try:
-        o = operator_named(operator)
-    except UsageError as error:
-        raise Usage(str(error)) from None
-    lines = [f"{o.name}{_signature(o.definition)}", ""]
-    module = inspect.getmodule(o.definition)
-    for text in (module and inspect.getdoc(module), inspect.getdoc(o.definition)):
-        lines += [*(text or "").splitlines(), ""]
-    sections = {
-        "Inputs": [_input(i) for i in o.inputs],
-        "Parameters": [f"{p.name} = {_number(p.default)}, judged from {p.low:g} to {p.high:g}" for p in o.parameters],
-        "Conventions (the first is the default)": [f"{n}: {', '.join(values)}" for n, values in o.conventions.items()],
-        "Settings": [", ".join(f"{n}={value}" for n, value in setting.items()) for setting in o.settings],
-        "Forms": [f"{name}: {_first_line(text)}" for name, text in o.texts.items()],
-        "Properties": [f"{p.name}: {p.law}" for p in o.properties],
-        "Source": [o.source] if o.source else [],
-    }
-    for title, section in sections.items():
-        lines += [f"{title}:", *(f"  {line}" for line in section), ""] if section else []
-    click.echo("\n".join(lines).rstrip())
-
-
-def _input(item: Any) -> str:
-    """An input with its axes: `x[b, t]`."""
-    from assay.properties.contract import Size
-
-    if isinstance(item, Size):
-        return f"{item.name}, the length of {item.axes}"
-    return f"{item.name}[{', '.join(item.axes.split())}]" + (" complex" if getattr(item, "complex", False) else "")
-
-
-def _signature(function: Any) -> str:
-    parameters = [
-        p.replace(annotation=inspect.Parameter.empty)
-        for p in inspect.signature(function).parameters.values()
-        if p.name != "xp"  # the arithmetic, which is no business of a caller
-    ]
-    return str(inspect.Signature(parameters))
-
-
-def _number(value: float | None) -> str:
-    return "(depends on the sizes)" if value is None else f"{value:g}"
-
-
-def _first_line(function: Any) -> str:
-    return (inspect.getdoc(function) or "").partition("\n")[0]
 
 
 def _convention(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -142,7 +61,9 @@ def _convention(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -
     return out
 
 
-_kernels = click.argument("kernels", nargs=-1, metavar="[OPERATOR=MODULE:FUNCTION | OPERATOR]...")
+_kernels = click.argument(
+    "kernels", nargs=-1, metavar="[OPERATOR=MODULE:FUNCTION | OPERATOR]...", shell_complete=operators
+)
 _isolation = (
     click.option("--in-process", is_flag=True, help="Call kernels in this process, for a debugger."),
     click.option(
@@ -157,7 +78,9 @@ _isolation = (
 _shared = (
     *_isolation,
     click.option("--quick", is_flag=True, help="Fewer cases, little shrinking."),
-    click.option("--dtype", "dtypes", help="Comma-separated: float32,bfloat16,float16,float64."),
+    click.option(
+        "--dtype", "dtypes", shell_complete=dtypes_named, help="Comma-separated: float32,bfloat16,float16,float64."
+    ),
     click.option("--device", default="cpu", show_default=True, help="The torch device that kernels run on."),
     click.option("--precision", help="Judge as claiming this precision."),
     click.option("--form", help="Judge as claiming this form."),
@@ -174,6 +97,7 @@ _shared = (
     ),
     click.option("--examples", type=click.IntRange(1), help="Cases per kernel and dtype."),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn cases."),
+    QUIET,
 )
 
 
@@ -199,6 +123,7 @@ def _limits(options: dict[str, Any]) -> Limits | None:
     "--jobs", type=click.IntRange(1), help="Processes side by side; as many as there are cores, if not given."
 )
 @click.option("--json", "json_path", help="Write the results here.", **WRITTEN)
+@click.option("--html", "html_path", help="Write a page to look at here.", **HTML)
 @click.option("--markdown", "markdown_path", help="Add a summary for a job's page to this file.", **WRITTEN)
 @click.option(
     "--known",
@@ -222,6 +147,7 @@ def _limits(options: dict[str, Any]) -> Limits | None:
 def check(
     kernels: tuple[str, ...],
     json_path: Path | None,
+    html_path: Path | None,
     markdown_path: Path | None,
     known_path: Path | None,
     counterexamples: Path | None,
@@ -240,7 +166,9 @@ def check(
 
     from assay import expected, journal as journals, markdown, replay, report
     from assay.kernels import UsageError
+    from assay.progress import judging, progress
 
+    quiet = options["quiet"]
     try:
         known = expected.read(known_path) if known_path else expected.Expectations()
     except UsageError as error:
@@ -256,7 +184,8 @@ def check(
         journal, done, told = (journals.resume if resume else journals.begin)(path, asked, numbered)
         click.echo(told, err=True) if told else None
         with journal:
-            for number, found in _judged([w for w in numbered if w[0] not in done], how, options["jobs"], len(done)):
+            left = [w for w in numbered if w[0] not in done]
+            for number, found in judging(left, how, options["jobs"], len(done), quiet=quiet):
                 kernel = work[number][0]
                 reasons = replay.store_all(kernel, found, counterexamples or replay.FOLDER, options["device"])
                 reasons = "\n".join(filter(None, (reasons, journal.append(number, kernel, found))))
@@ -267,13 +196,20 @@ def check(
     except KeyboardInterrupt:
         interrupted = True
     judged = [(work[number][0], done[number]) for number in sorted(done)]
-    report.print_table(console, judged, known)
+    if not quiet:
+        report.print_table(console, judged, known)
     report.print_failures(console, judged, known)
     report.print_known(console, judged, known)
-    report.print_left_out(console, left_out)
+    if not quiet:
+        report.print_left_out(console, left_out)
     if json_path is not None:
         with writing(json_path):
             report.write_json(json_path, report.as_json(judged, left_out, known))
+    if html_path is not None:
+        from assay import webpage
+
+        with writing(html_path), progress(quiet=quiet) as tell:
+            report.write(html_path, webpage.of_check(judged, left_out, known, tell))
     if markdown_path is not None:
         with writing(markdown_path):
             markdown.append(markdown_path, judged, left_out, known)
@@ -293,10 +229,12 @@ def check(
 def replay_(file: Path, kernel: str | None, device: str | None, **options: Any) -> None:
     """Run the counterexample stored in FILE again: exit code 1 if it still fails, 0 if it passes now."""
     from assay.kernels import UsageError
+    from assay.progress import waiting
     from assay.replay import replay
 
     try:
-        fails, told = replay(file, kernel, device, _limits(options))
+        with waiting("running the kernel again"):
+            fails, told = replay(file, kernel, device, _limits(options))
     except UsageError as error:
         raise Usage(str(error)) from None
     click.echo("\n".join(told))
@@ -316,8 +254,9 @@ def identify(kernels: tuple[str, ...], **options: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from assay.progress import Board
     from assay.properties.judgement import identify as identified
-    from assay.report import console, progress
+    from assay.report import console
 
     if not kernels:
         raise Usage("name a kernel: assay identify OPERATOR=MODULE:FUNCTION")
@@ -328,13 +267,15 @@ def identify(kernels: tuple[str, ...], **options: Any) -> None:
     work = [(kernel, dtype) for kernel in found for dtype in _dtypes(kernel, options["dtypes"])]
     unknown, interrupted = False, False
     try:
-        with progress() as tell:
-            for number, (kernel, dtype) in enumerate(work, 1):
-                tell(f"{number} of {len(work)}: {kernel.name} {dtype}") if len(work) > 1 else None
+        with Board(len(work), quiet=options["quiet"]) as board:
+            for number, (kernel, dtype) in enumerate(work):
+                title = f"{kernel.name} {dtype}"
+                show = partial(board.show, number, title)
                 subject = kernel.subject(how.device, how.limits)
-                answer = identified(kernel.operator, subject, dtype, how.effort_for(kernel))
+                answer = identified(kernel.operator, subject, dtype, how.effort_for(kernel), show)
                 unknown = unknown or answer is None
                 table.add_row(*map(Text, (kernel.name, dtype, *_identified(answer))))
+                board.done(number, f"{title}: {answer.inferred if answer else 'none'}")
     except KeyboardInterrupt:
         interrupted = True
     console().print(table)
@@ -353,12 +294,17 @@ def _identified(answer: Identified | None) -> Sequence[str]:
 
 
 @main.command()
-@click.argument("operator", required=False)
-@click.option("--dtype", "dtypes", help="Comma-separated; float32,bfloat16,float16 if not given.")
+@click.argument("operator", required=False, shell_complete=operators)
+@click.option(
+    "--dtype", "dtypes", shell_complete=dtypes_named, help="Comma-separated; float32,bfloat16,float16 if not given."
+)
 @click.option("--full", is_flag=True, help="Try every property on every mutant, not only until one rejects it.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes side by side.")
 @click.option("--json", "json_path", help="Write the matrix here.", **WRITTEN)
-def mutants(operator: str | None, dtypes: str | None, full: bool, jobs: int | None, json_path: Path | None) -> None:
+@QUIET
+def mutants(
+    operator: str | None, dtypes: str | None, full: bool, jobs: int | None, json_path: Path | None, quiet: bool
+) -> None:
     """Judge wrong kernels derived from the contract of OPERATOR: the kill matrix.
 
     OPERATOR is the name of an operator of assay, or a module with operators of your own, a dotted name or a path to a
@@ -374,19 +320,19 @@ def mutants(operator: str | None, dtypes: str | None, full: bool, jobs: int | No
         if name not in DTYPES:
             raise Usage(f"there is no dtype {name!r}; there are {', '.join(DTYPES)}")
     try:
-        found = kills.run(operator, asked, full=full, jobs=jobs)
+        found, left = kills.run(operator, asked, full=full, jobs=jobs, quiet=quiet)
     except UsageError as error:
         raise Usage(str(error)) from None
     except (ArithmeticError, TypeError, ValueError) as error:
         raise Usage(f"the definition cannot be evaluated: {type(error).__name__}: {one_line(error)}") from error
-    except KeyboardInterrupt:
-        raise Usage("interrupted") from None
     console = report.console()
     for one in found:
         kills.print_matrix(console, one)
     if json_path is not None:
         with writing(json_path):
             report.write_json(json_path, kills.as_json(found))
+    if left:
+        raise Usage(f"interrupted: not judged to the end are {', '.join(left)}")
     if any(one.problems for one in found):
         sys.exit(1)
 
@@ -397,12 +343,14 @@ def _configured(kernels: tuple[str, ...], options: dict[str, Any]) -> tuple[list
 
     from assay.jobs import How
     from assay.kernels import UsageError, chosen
+    from assay.progress import waiting
     from assay.properties.judgement import QUICK, Effort
     from assay.reference.arithmetic.precision import PRECISIONS
 
     limits = _limits(options)
     try:
-        found, left_out = chosen(kernels, limits)
+        with waiting("looking for kernels", quiet=options["quiet"]):
+            found, left_out = chosen(kernels, limits)
     except UsageError as error:
         raise Usage(str(error)) from None
     if options["world"] and limits is None:
@@ -436,49 +384,3 @@ def _dtypes(kernel: Known, asked: str | None) -> list[str]:
         if name not in DTYPES:
             raise Usage(f"there is no dtype {name!r}; there are {', '.join(DTYPES)}")
     return [name for name in names if name in kernel.claims.dtypes or name == "float64"]
-
-
-def _judged(work: Work, how: How, jobs: int | None, already: int) -> Judged:
-    """Judge, showing progress."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from assay.jobs import side_by_side
-    from assay.process import end_all
-
-    jobs = min(jobs or os.cpu_count() or 1, len(work))
-    console = Console(stderr=True, highlight=False, emoji=False)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[told]}", markup=False),
-        TimeElapsedColumn(),
-    )
-    by_number = {number: (kernel, dtype) for number, kernel, dtype in work}
-    try:
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            shown = progress.add_task("kernels and dtypes", completed=already, total=already + len(work), told="")
-            if jobs > 1:
-                end_all()  # those that described the kernels; each job has one of its own
-            for number, found in side_by_side(work, how, jobs) if jobs > 1 else _one_by_one(work, how, progress):
-                kernel, dtype = by_number[number]
-                progress.update(shown, advance=1, told=f"{kernel.name} {dtype}: {found.verdict}")
-                if not console.is_terminal and len(work) > 1:
-                    console.print(f"{kernel.name} {dtype}: {found.verdict}", markup=False)
-                yield number, found
-    finally:
-        end_all()
-
-
-def _one_by_one(work: Work, how: How, progress: Progress) -> Judged:
-    from assay.jobs import judge
-
-    for number, kernel, dtype in work:
-        task = progress.add_task(f"{kernel.name} {dtype}", total=None, told="")
-
-        def show(cases: int, headroom: float, task: Any = task) -> None:
-            progress.update(task, completed=cases, told=f"cases, headroom {headroom:.3g}")
-
-        yield number, judge(kernel, dtype, how, show)
-        progress.remove_task(task)

@@ -9,18 +9,22 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import active_children, get_context
+from multiprocessing.connection import Connection
 from typing import Any
 
 from assay.kernels import Known, UsageError, resolve
 from assay.lines import one_line
 from assay.process import Limits, end_all
-from assay.properties.judgement import Effort, Examination, Result, examine
+from assay.properties.judgement import Effort, Examination, Progress, Result, examine
 from assay.properties.robustness import AGREEMENT
 from assay.worker import end_with
 
@@ -48,10 +52,13 @@ Work = Sequence[tuple[int, Known, str]]
 """Number, kernel and dtype of each judgement."""
 Judged = Iterator[tuple[int, Examination]]
 """By number, as they come."""
-Show = Callable[[int, float], None]
+Show = Callable[[int, int, float, str], None]
+"""Called with the number of a judgement, the cases so far, the headroom so far, and what is being tried."""
+PAUSE = 0.2
+"""Seconds between two calls, of judgements that are made elsewhere."""
 
 
-def judge(kernel: Known, dtype: str, how: How, show: Show | None = None) -> Examination:
+def judge(kernel: Known, dtype: str, how: How, show: Progress | None = None) -> Examination:
     """Raises: UsageError where the definition of a user's operator cannot be evaluated."""
     try:
         return examine(
@@ -68,9 +75,17 @@ def judge(kernel: Known, dtype: str, how: How, show: Show | None = None) -> Exam
         ) from error
 
 
-def side_by_side(work: Work, how: How, jobs: int) -> Judged:
+def one_by_one(work: Work, how: How, show: Show) -> Judged:
+    """Judge in this process."""
+    for number, kernel, dtype in work:
+        yield number, judge(kernel, dtype, how, partial(show, number))
+
+
+def side_by_side(work: Work, how: How, jobs: int, show: Show | None = None) -> Judged:
     """Judge in so many processes."""
     pools: dict[int, ProcessPoolExecutor] = {}
+    pipes: dict[int, Connection] = {}
+    """From each of them, what it is doing."""
     running: dict[Future[Examination], tuple[int, int, Known, str]] = {}
     last: dict[int, str] = {}
     # The slowest first: one that began last would be waited for alone.
@@ -81,9 +96,16 @@ def side_by_side(work: Work, how: How, jobs: int) -> Judged:
                 if waiting:
                     number, kernel, dtype = waiting.pop(_next(waiting, last.get(slot), set(last.values())))
                     last[slot] = kernel.spelling
-                    pool = pools.setdefault(slot, _pool())
-                    running[pool.submit(_there, kernel.spelling, dtype, how)] = slot, number, kernel, dtype
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    if slot not in pools:
+                        pools[slot], pipes[slot] = _pool()
+                    future = pools[slot].submit(_there, number, kernel.spelling, dtype, how)
+                    running[future] = slot, number, kernel, dtype
+            done, _ = wait(running, timeout=PAUSE, return_when=FIRST_COMPLETED)
+            for slot, number, *_ in running.values():
+                while pipes[slot].poll():
+                    told = pipes[slot].recv()
+                    if show is not None and told[0] == number:
+                        show(*told)
             for future in done:
                 slot, number, kernel, dtype = running.pop(future)
                 try:
@@ -101,8 +123,21 @@ def side_by_side(work: Work, how: How, jobs: int) -> Judged:
         pool.shutdown()
 
 
-def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, get_context("spawn"), initializer=quiet, initargs=(os.getpid(),))
+def _pool() -> tuple[ProcessPoolExecutor, Connection]:
+    """A process that judges, and the pipe through which it tells what it is doing. What it says is so short that it is
+    written as a whole or not at all."""
+    context = get_context("spawn")
+    reader, writer = context.Pipe(duplex=False)
+    return ProcessPoolExecutor(1, context, initializer=_begin, initargs=(os.getpid(), writer)), reader
+
+
+def _begin(parent: int, writer: Connection) -> None:
+    quiet(parent)
+    _writer.append(writer)
+
+
+_writer: list[Connection] = []
+"""The pipe to the process that the user sees."""
 
 
 def _next(waiting: Work, last: str | None, taken: set[str]) -> int:
@@ -143,9 +178,18 @@ def _terminated(*_: object) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
-def _there(spelling: str, dtype: str, how: How) -> Examination:
+def _there(number: int, spelling: str, dtype: str, how: How) -> Examination:
     (kernel,) = _resolved(spelling, how.limits)
-    return judge(kernel.claiming(**how.claimed), dtype, how)
+    last = 0.0
+
+    def show(cases: int, headroom: float, what: str) -> None:
+        nonlocal last
+        if time.monotonic() - last > PAUSE:
+            last = time.monotonic()
+            with suppress(OSError):
+                _writer[0].send((number, cases, headroom, what))
+
+    return judge(kernel.claiming(**how.claimed), dtype, how, show)
 
 
 def _resolved(spelling: str, limits: Limits | None) -> list[Known]:

@@ -21,7 +21,8 @@ from typing import Any, BinaryIO
 
 from assay.jobs import How, Work
 from assay.kernels import Known, UsageError
-from assay.properties.counterexample import Unreadable, finding, get, jsonable
+from assay.properties.atlas import LEAST, WHAT, Class, Curve
+from assay.properties.counterexample import Unreadable, finding, get, jsonable, missed, texts
 from assay.properties.diagnosis import Inferred
 from assay.properties.judgement import Examination, Result
 
@@ -264,6 +265,8 @@ def recorded(examination: Examination) -> dict[str, Any]:
                 "seconds": result.seconds,
                 "message": result.message,
                 "counterexample": result.counterexample,
+                "values": dict(result.values),
+                "miss": None if result.miss is None else jsonable(asdict(result.miss)),
                 "diagnosis": [jsonable(asdict(f)) for f in result.diagnosis],
                 "stored": result.stored,
             }
@@ -273,6 +276,7 @@ def recorded(examination: Examination) -> dict[str, Any]:
         "results": results,
         "inferred": None if examination.inferred is None else jsonable(asdict(examination.inferred)),
         "not_covered": list(examination.not_covered),
+        "atlas": [curve_as_json(c) for c in examination.atlas],
     }
 
 
@@ -290,6 +294,7 @@ def restored(kernel: str, content: Mapping[str, Any]) -> Examination:
         if inferred is None
         else Inferred(get(inferred, "form", str), get(inferred, "precision", str), get(inferred, "headroom", float)),
         tuple(not_covered),
+        tuple(map(_curve, get(content, "atlas", list))),
     )
 
 
@@ -304,6 +309,26 @@ def _result(content: Any) -> Result:
         seconds=get(content, "seconds", float),
         message=get(content, "message", str),
         counterexample=get(content, "counterexample", str),
+        values=texts(content, "values"),
+        miss=missed(get(content, "miss", dict, optional=True)),
         diagnosis=[finding(f) for f in get(content, "diagnosis", list)],
         stored=get(content, "stored", str),
     )
+
+
+def curve_as_json(curve: Curve) -> dict[str, Any]:
+    """A curve of the error atlas: of each class the least value, the elements, the middle and the worst."""
+    classes = [jsonable([c.low, c.elements, c.middle, c.worst]) for c in curve.classes]
+    return {"what": curve.what, "against": curve.against, "classes": classes}
+
+
+def _curve(content: Any) -> Curve:
+    if not isinstance(content, dict) or content.get("what") not in WHAT or content.get("against") not in LEAST:
+        raise Unreadable("a curve must say what it is of, and against what")
+    classes = []
+    for row in get(content, "classes", list):
+        if not isinstance(row, list) or len(row) != 4:
+            raise Unreadable("a class of a curve must have four numbers")
+        named = dict(zip(("low", "elements", "middle", "worst"), row, strict=True))
+        classes.append(Class(*(get(named, key, int if key == "elements" else float) for key in named)))
+    return Curve(content["what"], content["against"], tuple(classes))

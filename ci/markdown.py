@@ -13,6 +13,7 @@ from pathlib import Path
 from assay.expected import Expectations
 from assay.failures import Failure, Judged, failures, not_judged
 from assay.lines import shortened
+from assay.report import verdict
 
 
 MOST = 1 << 20
@@ -38,8 +39,8 @@ def summary(judged: Sequence[Judged], left_out: Mapping[str, str], known: Expect
 
     `room`: so many bytes are used at most, as far as the table allows it.
     """
-    counts = Counter(_verdict(one, known) for one in judged)
-    title = ", ".join(f"{counts[verdict]} {verdict}" for verdict in sorted(counts)) or "nothing was judged"
+    counts = Counter(verdict(one, known) for one in judged)
+    title = ", ".join(f"{counts[told]} {told}" for told in sorted(counts)) or "nothing was judged"
     skipped = [f"{name} {dtype}: {reason}" for name, dtype, reason in not_judged(judged)]
     skipped += [f"{name}: {reason}" for name, reason in left_out.items()]
     first = [f"## assay: {title}\n", _table(judged, known)] if judged else [f"## assay: {title}\n"]
@@ -63,19 +64,14 @@ def _size(part: str) -> int:
     return len(part.encode()) + 1
 
 
-def _verdict(one: Judged, known: Expectations) -> str:
-    verdict = one[1].verdict
-    return "known" if verdict != "pass" and known.accepts(*one) else verdict
-
-
 def _table(judged: Sequence[Judged], known: Expectations) -> str:
     """A row for each kernel, a column for each dtype."""
     dtypes = list(dict.fromkeys(found.dtype for _, found in judged))
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for one in judged:
         kernel, found = one
-        verdict = _verdict(one, known)
-        cell = verdict if verdict in ("pass", "known") else f"**{verdict}**"
+        told = verdict(one, known)
+        cell = told if told in ("pass", "known") else f"**{told}**"
         rows.setdefault((kernel.operator.name, kernel.name), {})[found.dtype] = cell
     lines = [["operator", "kernel", *dtypes], ["---"] * (2 + len(dtypes))]
     for (operator, kernel_name), cells in rows.items():

@@ -6,6 +6,7 @@ import os
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from itertools import zip_longest
@@ -88,24 +89,30 @@ def operators_in(place: str | None) -> list[tuple[str, Operator]]:
     return found
 
 
-def run(place: str | None, dtypes: Sequence[str] | None, *, full: bool, jobs: int | None) -> list[Matrix]:
-    """Judge every mutant of the operators named; progress goes to stderr."""
+def run(
+    place: str | None, dtypes: Sequence[str] | None, *, full: bool, jobs: int | None, quiet: bool = False
+) -> tuple[list[Matrix], list[str]]:
+    """Judge every mutant of the operators named; progress goes to stderr. Also the operators and dtypes that were not
+    judged to the end, once the run is interrupted."""
     found = operators_in(place)
     asked = tuple(dtypes or DTYPES)
     each = [(where, o.name, dtype) for where, o in found for dtype in dtypes_of(o, asked)]
     jobs = jobs or os.cpu_count() or 1
     shares = jobs if len(each) < FEW * jobs else 1  # so that all end at about the same time
     tasks = [Task(*one, full, number, shares) for one in each for number in range(shares)]
-    every = set(DTYPES) <= set(asked)
-    out = {o.name: Matrix(o, full, every) for _, o in found}
-    parts: dict[tuple[str, str], list[list[Outcome]]] = defaultdict(list)
-    for task, (outcomes, scored) in zip(tasks, _judged(tasks, jobs), strict=True):
-        parts[task.operator, task.dtype].append(outcomes)
-        of = out[task.operator]
-        of.scores = scored if not of.scores else [a + b for a, b in zip(of.scores, scored, strict=True)]
-    for (name, _), shared in parts.items():
-        out[name].outcomes += [o for turn in zip_longest(*shared) for o in turn if o is not None]
-    return list(out.values())
+    parts: dict[tuple[str, str], list[Judged]] = defaultdict(list)
+    with suppress(KeyboardInterrupt):
+        for task, judged in zip(tasks, _judged(tasks, jobs, quiet), strict=True):
+            parts[task.operator, task.dtype].append(judged)
+    whole = {key: shared for key, shared in parts.items() if len(shared) == shares}
+    left = [f"{name} {dtype}" for _, name, dtype in each if (name, dtype) not in whole]
+    out = {o.name: Matrix(o, full, set(DTYPES) <= set(asked) and not left) for _, o in found}
+    for (name, _), shared in whole.items():
+        of = out[name]
+        of.outcomes += [o for turn in zip_longest(*(outcomes for outcomes, _ in shared)) for o in turn if o is not None]
+        for _, scored in shared:
+            of.scores = scored if not of.scores else [a + b for a, b in zip(of.scores, scored, strict=True)]
+    return [of for of in out.values() if of.outcomes or not left], left
 
 
 Judged = tuple[list[Outcome], list[Score]]
@@ -118,27 +125,19 @@ def judge(task: Task, progress: Callable[[int, int, str], None] | None = None) -
     return outcomes, scores(bench, outcomes)
 
 
-def _judged(tasks: Sequence[Task], jobs: int) -> Iterator[Judged]:
+def _judged(tasks: Sequence[Task], jobs: int, quiet: bool) -> Iterator[Judged]:
     """In the order of the tasks; in fresh processes if there are several."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from assay.progress import bars
 
-    console = Console(stderr=True, highlight=False, emoji=False)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[told]}", markup=False),
-        TimeElapsedColumn(),
-    )
     jobs = min(jobs, len(tasks))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with bars(quiet=quiet) as progress:
         done = progress.add_task("operators and dtypes", total=len(tasks), told="")
         for task, judged in zip(tasks, (_here if jobs <= 1 else _side_by_side)(tasks, jobs, progress), strict=True):
             killed = sum(o.fate == "killed" for o in judged[0])
             told = f"{task.operator} {task.dtype}{task.told_share}: {killed} of {len(judged[0])} killed"
             progress.update(done, advance=1, told=told)
-            if not console.is_terminal and len(tasks) > 1:
-                console.print(told, markup=False)
+            if not (quiet or progress.console.is_terminal) and len(tasks) > 1:
+                progress.console.print(told, markup=False)
             yield judged
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from assay.usage import WRITTEN, Usage, writing
+from assay.usage import WRITTEN, Usage, operators, writing
 
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("operator", required=False)
+@click.argument("operator", required=False, shell_complete=operators)
 @click.option("--operator", "own", metavar="NAME", help="A file for an operator of your own, of this name, instead.")
 @click.option("--file", "path", help="The file to write; my_OPERATOR.py, if not given.", **WRITTEN)
 def new(operator: str | None, own: str | None, path: Path | None) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 
 if TYPE_CHECKING:
@@ -24,12 +25,13 @@ def plot_timed(path: Path, found: Sequence[Timed]) -> None:
     """Measured against least time, under the roofline; and how much longer than its fastest peer each kernel takes."""
     figure = Figure(figsize=(15, max(6.0, 0.22 * min(len(found), TALLEST) + 2)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
-    _roofline(left, found)
+    roofline(left, found)
     _peers(right, found[:TALLEST])
     figure.savefig(path, dpi=110, format="png")
 
 
-def _roofline(axes: Any, found: Sequence[Timed]) -> None:
+def roofline(axes: Any, found: Sequence[Timed]) -> None:
+    """Measured against least time; on the line is as fast as this machine."""
     operators = sorted({t.setup.operator for t in found})
     markers = {"bytes": "o", "flops": "s", "exponentials": "^"}
     ends: list[float] = []
@@ -46,6 +48,9 @@ def _roofline(axes: Any, found: Sequence[Timed]) -> None:
     for limit, marker in markers.items():
         axes.scatter([], [], color="grey", marker=marker, label=f"limited by {limit}")
     axes.set(xscale="log", yscale="log", xlim=span, ylim=span)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(EngFormatter("s"))
+        axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("least seconds that the work allows on this machine")
     axes.set_ylabel("seconds per call (median)")
     axes.set_title("Roofline: on the line is as fast as this machine")

@@ -7,8 +7,7 @@ import math
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +19,8 @@ from rich.text import Text
 
 from assay.expected import BAD, Expectations
 from assay.failures import Judged as Judged, failures, not_judged
+from assay.journal import curve_as_json
+from assay.properties.counterexample import jsonable
 
 
 STYLES = {"pass": "green", "fail": "red", "error": "red", "undecided": "yellow", "skipped": "dim"}
@@ -29,17 +30,6 @@ def console() -> Console:
     """Where results are printed; a file or a pipe is wide enough for a table."""
     out = Console(highlight=False, emoji=False)
     return out if out.is_terminal else Console(highlight=False, emoji=False, width=160)
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
-    """What is being done, on stderr: a line that changes on a terminal, one line after another elsewhere."""
-    err = Console(stderr=True, highlight=False, emoji=False)
-    if not err.is_terminal:
-        yield lambda text: err.print(text, markup=False, soft_wrap=True)
-        return
-    with err.status("") as status:
-        yield lambda text: status.update(text.replace("[", r"\["))
 
 
 def print_table(console: Console, judged: Sequence[Judged], known: Expectations = Expectations()) -> None:
@@ -54,7 +44,7 @@ def print_table(console: Console, judged: Sequence[Judged], known: Expectations 
         more = f" +{len(failing) - 1}" if len(failing) > 1 else ""
         more += "" if known.unexpected(kernel, found) else ", known"
         table.add_row(
-            Text(kernel.name.rpartition("/")[2]),
+            Text(short(kernel.name)),
             Text(found.dtype),
             Text(found.verdict, style=STYLES[found.verdict]),
             Text(number(found.headroom) if found.verdict not in ("error", "skipped") else ""),
@@ -106,10 +96,29 @@ def number(value: float | None) -> str:
     return "inf" if math.isinf(value) else f"{value:.3g}"
 
 
+def seconds(value: float) -> str:
+    for unit, factor in (("s", 1), ("ms", 1e3), ("us", 1e6)):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e9:.3g} ns"
+
+
+def short(name: str) -> str:
+    """A kernel's name without the folders of its file."""
+    return name.rpartition("/")[2]
+
+
+def verdict(one: Judged, known: Expectations) -> str:
+    """The verdict of a kernel, or that it fails as expected."""
+    found = one[1].verdict
+    return "known" if found != "pass" and known.accepts(*one) else found
+
+
 def as_json(
     judged: Sequence[Judged], left_out: Mapping[str, str], known: Expectations = Expectations()
 ) -> dict[str, Any]:
-    """Per kernel, dtype and property: verdict, headroom, cases, seconds, inference, diagnosis, counterexample file."""
+    """Per kernel, dtype and property: verdict, headroom, cases, seconds, inference, diagnosis, counterexample file; and
+    per kernel and dtype the error atlas."""
     kernels = []
     for kernel, found in judged:
         for result in found.results:
@@ -131,11 +140,18 @@ def as_json(
                     "not_covered": list(found.not_covered),
                     "diagnosis": [asdict(f) for f in result.diagnosis],
                     "case": result.counterexample or None,
+                    "values": dict(result.values),
+                    "element": jsonable(asdict(result.miss)) if result.miss else None,
                     "counterexample": result.stored or None,
                     "known": {"reason": entry.reason, "expires": str(entry.expires)} if entry else None,
                 }
             )
-    return {**versions(), "left_out": dict(left_out), "results": kernels}
+    atlas = [
+        {"kernel": k.name, "operator": k.operator.name, "dtype": f.dtype, **curve_as_json(c)}
+        for k, f in judged
+        for c in f.atlas
+    ]
+    return {**versions(), "left_out": dict(left_out), "results": kernels, "atlas": atlas}
 
 
 def versions() -> dict[str, str]:
@@ -154,7 +170,16 @@ def _finite(value: float | None) -> float | str | None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write beside the file and rename, so that a run that is killed leaves the old file whole."""
+    """Raises: OSError."""
+    write(path, json.dumps(content, indent=1) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Write beside the file and rename, so that a run that is killed leaves the old file whole; into what is no file, a
+    pipe for instance, directly. Raises: OSError."""
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
     beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)

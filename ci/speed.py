@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from assay.usage import WRITTEN, Usage
+from assay.usage import HTML, QUIET, WRITTEN, Usage, dtypes_named, need, operators, writing
 
 
 if TYPE_CHECKING:
@@ -32,8 +32,16 @@ def _dtypes(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...
 
 
 @click.command()
-@click.argument("kernels", nargs=-1, metavar="[OPERATOR=MODULE:FUNCTION | OPERATOR]...")
-@click.option("--dtype", "dtypes", default="float32", show_default=True, callback=_dtypes, help="Comma-separated.")
+@click.argument("kernels", nargs=-1, metavar="[OPERATOR=MODULE:FUNCTION | OPERATOR]...", shell_complete=operators)
+@click.option(
+    "--dtype",
+    "dtypes",
+    default="float32",
+    show_default=True,
+    callback=_dtypes,
+    shell_complete=dtypes_named,
+    help="Comma-separated.",
+)
 @click.option("--case", "cases", multiple=True, help="Only this case of the contract, repeatable.")
 @click.option("--mode", type=click.Choice(["forward", "both"]), default="both", show_default=True)
 @click.option(
@@ -45,6 +53,8 @@ def _dtypes(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...
 @click.option("--wrong", is_flag=True, help="Time kernels that break their contract too, and mark them.")
 @click.option("--json", "json_path", help="Write pytest-benchmark's JSON here.", **WRITTEN)
 @click.option("--plot", "plot_path", help="Draw the roofline and the peers into this PNG file.", **WRITTEN)
+@click.option("--html", "html_path", help="Write a page to look at here.", **HTML)
+@QUIET
 def bench(
     kernels: tuple[str, ...],
     dtypes: tuple[str, ...],
@@ -57,6 +67,8 @@ def bench(
     wrong: bool,
     json_path: Path | None,
     plot_path: Path | None,
+    html_path: Path | None,
+    quiet: bool,
 ) -> None:
     """Time kernels side by side: forward, and with their gradients; on one thread, and on all.
 
@@ -65,20 +77,22 @@ def bench(
     about. Exit code 1 if some kernel breaks its contract or raises.
     """
     from assay.kernels import UsageError, chosen
-    from assay.report import console, print_left_out, progress, write_json
+    from assay.progress import progress, waiting
+    from assay.report import console, print_left_out, write, write_json
 
     need("bench", "pytest_benchmark", *(["matplotlib"] if plot_path else []))
     from assay.bench import Session, Wanted, timeable
     from assay.timing import one_and_all
 
     try:
-        found, left_out = chosen(kernels)
+        with waiting("looking for kernels", quiet=quiet):
+            found, left_out = chosen(kernels)
         found, untimed = timeable(list({k.spelling: k for k in found}.values()), device)
         _known_cases(found, cases)
         modes = (False,) if mode == "forward" else (False, True)
         threads = thread_counts or one_and_all(device)
         wanted = Wanted(found, dtypes, modes, cases, threads, device, seconds, memory=not no_memory, wrong=wrong)
-        with progress() as tell:
+        with progress(quiet=quiet) as tell:
             session = Session(wanted, tell)
             try:
                 session.run()
@@ -89,13 +103,19 @@ def bench(
     out = console()
     print_timed(out, session.found)
     print_missing(out, session.missing)
-    print_left_out(out, left_out | untimed)
+    if not quiet:
+        print_left_out(out, left_out | untimed)
     if json_path is not None and session.saved:
         write_json(json_path, session.saved)
     if plot_path is not None and session.found:
         from assay.plots import plot_timed
 
         plot_timed(plot_path, session.found)
+    if html_path is not None:
+        from assay import webpage
+
+        with writing(html_path):
+            write(html_path, webpage.of_bench(session.found, session.missing, left_out | untimed))
     if session.interrupted:
         raise Usage(f"interrupted: {len(session.found)} timings were made, the rest were not")
     if not session.found and not session.missing:
@@ -108,13 +128,22 @@ def bench(
 @click.argument("base")
 @click.argument("head")
 @click.option("--kernel", "named", multiple=True, metavar="OPERATOR=MODULE:FUNCTION", help="Compare this; repeatable.")
-@click.option("--dtype", "dtypes", default="float32", show_default=True, callback=_dtypes, help="Comma-separated.")
+@click.option(
+    "--dtype",
+    "dtypes",
+    default="float32",
+    show_default=True,
+    callback=_dtypes,
+    shell_complete=dtypes_named,
+    help="Comma-separated.",
+)
 @click.option("--case", "cases", multiple=True, help="These cases of the contract, not the first one.")
 @click.option("--mode", type=click.Choice(["forward", "both"]), default="both", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="The torch device that kernels run on.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order in which the sides take turns.")
 @click.option("--json", "json_path", help="Write the verdicts and all samples here.", **WRITTEN)
+@QUIET
 def compare(
     base: str,
     head: str,
@@ -126,6 +155,7 @@ def compare(
     device: str,
     seed: int,
     json_path: Path | None,
+    quiet: bool,
 ) -> None:
     """Has HEAD become slower than BASE?
 
@@ -134,7 +164,8 @@ def compare(
     a kernel that breaks its contract FAILED. Exit code 1 if something is SLOW or FAILED.
     """
     from assay.kernels import UsageError
-    from assay.report import console, progress, write_json
+    from assay.progress import progress
+    from assay.report import console, write_json
 
     need("compare", "scipy")
     from assay.compare import as_json
@@ -142,12 +173,10 @@ def compare(
 
     question = Question(base, head, named, dtypes, cases, mode == "both", threads, device, seed)
     try:
-        with progress() as tell:
+        with progress(quiet=quiet) as tell:
             found = compared(question, tell)
     except UsageError as error:
         raise Usage(str(error)) from None
-    except KeyboardInterrupt:
-        raise Usage("interrupted") from None
     print_compared(console(), found)
     if json_path is not None:
         write_json(json_path, as_json(found))
@@ -160,9 +189,18 @@ def compare(
 @click.option("--store", type=click.Path(path_type=Path, dir_okay=False), default=Path(".assay/history.jsonl"))
 @click.option("--add", "revisions", help="Measure this commit, or every commit of this range, and append to the store.")
 @click.option("--mode", type=click.Choice(["forward", "both"]), default="both", show_default=True)
-@click.option("--dtype", "dtypes", default="float32", show_default=True, callback=_dtypes, help="Comma-separated.")
+@click.option(
+    "--dtype",
+    "dtypes",
+    default="float32",
+    show_default=True,
+    callback=_dtypes,
+    shell_complete=dtypes_named,
+    help="Comma-separated.",
+)
 @click.option("--bisect", is_flag=True, help="Find the commit that made each change that counts.")
 @click.option("--plot", "plot_path", help="Draw the history into this PNG file.", **WRITTEN)
+@QUIET
 def history(
     kernels: tuple[str, ...],
     store: Path,
@@ -171,6 +209,7 @@ def history(
     dtypes: tuple[str, ...],
     bisect: bool,
     plot_path: Path | None,
+    quiet: bool,
 ) -> None:
     """What became slower, and since when?
 
@@ -183,14 +222,14 @@ def history(
     need("history", "scipy", "ruptures", *(["matplotlib"] if plot_path else []))
     from assay.commits import listed, recorded
     from assay.history import Store, series, steps
-    from assay.report import progress
+    from assay.progress import progress
 
     kept = Store(store)
     modes = (False,) if mode == "forward" else (False, True)
     setups = [(dtype, backward) for dtype in dtypes for backward in modes]
     try:
         kept.read()  # what is damaged is said before anything is measured
-        with progress() as tell:
+        with progress(quiet=quiet) as tell:
             for commit in listed(revisions) if revisions else ():
                 tell(f"commit {commit[:10]}")
                 kept.append(recorded(commit, kernels, setups, tell))
@@ -198,7 +237,7 @@ def history(
         found = [(r, steps(r)) for r in series(kept.read()).values() if not places or r[0].kernel in places]
         if not found:
             raise UsageError(f"there are no records in {store}: add some with --add")
-        print_history(found, bisect=bisect)
+        print_history(found, bisect=bisect, quiet=quiet)
         if plot_path is not None:
             from assay.plots import plot_history
 
@@ -207,15 +246,6 @@ def history(
         raise Usage(str(error)) from None
     except KeyboardInterrupt:
         raise Usage("interrupted: commits that were measured to the end are kept") from None
-
-
-def need(command: str, *modules: str) -> None:
-    """Raises: Usage where what a command needs beyond assay's own dependencies is not installed."""
-    from importlib.util import find_spec
-
-    missing = [m for m in modules if find_spec(m) is None]
-    if missing:
-        raise Usage(f"assay {command} needs {' and '.join(missing)}: pip install 'assay[speed]'")
 
 
 def _known_cases(kernels: Sequence[object], cases: Sequence[str]) -> None:
@@ -230,6 +260,8 @@ def print_timed(console: Console, found: Sequence[Timed]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from assay.report import seconds
+
     groups = defaultdict(list)
     for timed in found:
         groups[str(timed.setup)].append(timed)
@@ -243,7 +275,7 @@ def print_timed(console: Console, found: Sequence[Timed]) -> None:
             fraction, limit = timed.roofline
             table.add_row(
                 Text(timed.kernel.name.rpartition("/")[2] + " (wrong)" * bool(timed.breaks)),
-                _seconds(timed.median),
+                seconds(timed.median),
                 f"{timed.spread:.0%}",
                 f"{timed.median / timings[0].median:.2f}",
                 f"{fraction:.0%}",
@@ -255,13 +287,6 @@ def print_timed(console: Console, found: Sequence[Timed]) -> None:
         console.print()
     for name, told in dict.fromkeys((t.kernel.name, t.breaks) for t in found if t.breaks):
         console.print(Text(f"wrong: {name.rpartition('/')[2]} {told}", style="red"), soft_wrap=True)
-
-
-def _seconds(seconds: float) -> str:
-    for unit, factor in (("s", 1), ("ms", 1e3), ("us", 1e6)):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e9:.3g} ns"
 
 
 def print_compared(console: Console, found: Sequence[Compared]) -> None:
@@ -281,12 +306,13 @@ def print_compared(console: Console, found: Sequence[Compared]) -> None:
     console.print(table)
 
 
-def print_history(found: Sequence[tuple[Sequence[Record], Sequence[Step]]], *, bisect: bool) -> None:
+def print_history(found: Sequence[tuple[Sequence[Record], Sequence[Step]]], *, bisect: bool, quiet: bool) -> None:
     """One line for each series, and one for each change in it."""
     from rich.text import Text
 
     from assay.commits import blamed
-    from assay.report import console, progress
+    from assay.progress import progress
+    from assay.report import console
 
     out = console()
     for records, changes in found:
@@ -297,7 +323,7 @@ def print_history(found: Sequence[tuple[Sequence[Record], Sequence[Step]]], *, b
             style = ("red" if step.ratio > 1 else "green") if step.counts else "dim"
             out.print(Text(f"  {step}", style=style), soft_wrap=True)
             if bisect and step.counts:
-                with progress() as tell:
+                with progress(quiet=quiet) as tell:
                     commit = blamed(step, tell)
                 out.print(Text(f"    by {commit}", style="bold"), soft_wrap=True)
 

@@ -172,7 +172,7 @@ def restored(content: Any, arrays: Mapping[str, Any]) -> Counterexample:
         device=get(content, "device", str),
         verdict=get(found, "verdict", str),
         message=get(found, "message", str),
-        miss=_miss(get(found, "miss", dict, optional=True)),
+        miss=missed(get(found, "miss", dict, optional=True)),
         diagnosis=tuple(map(finding, get(content, "diagnosis", list))),
         versions=texts(content, "versions"),
     )
@@ -207,7 +207,8 @@ def texts(content: Mapping[str, Any], key: str) -> dict[str, str]:
     return {name: get(table, name, str) for name in table}
 
 
-def _miss(content: Mapping[str, Any] | None) -> Miss | None:
+def missed(content: Mapping[str, Any] | None) -> Miss | None:
+    """The element that a JSON object describes. Raises: Unreadable."""
     if content is None:
         return None
     index = get(content, "index", list)

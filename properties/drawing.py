@@ -45,6 +45,9 @@ NEVER_LONG = ("b", "h", "g")
 POOLED_REACH = 256
 """The greatest integer of a pooled case: so small that what depends on it stays linear in a small shift."""
 
+READABLE = 16
+"""Elements of an array that is told as it is."""
+
 PLANTED = (0.0, 1.0, -1.0, 3.0, 2.0**-10, -(2.0**12))
 
 
@@ -69,6 +72,11 @@ class Case:
                 parts.append(f"{name}={value!r}")
         layouts = {f"{name} {memory}" for name, memory in self.memory.items() if memory != "contiguous"}
         return ", ".join([*parts, self.dtype, f"regime {self.regime}", *sorted(layouts)])
+
+    def small(self) -> dict[str, str]:
+        """The arrays that a person can read at a glance, by name, each in one line."""
+        arrays = {n: v for n, v in self.arguments.items() if isinstance(v, np.ndarray) and 0 < v.size <= READABLE}
+        return {n: np.array2string(v, max_line_width=1 << 16).replace("\n", "") for n, v in arrays.items()}
 
     def with_arguments(self, **changes: Any) -> dict[str, Any]:
         return {**self.arguments, **changes}

@@ -18,6 +18,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings, target
 from hypothesis.strategies import SearchStrategy
 
+from assay.properties.atlas import Curve, atlas
 from assay.properties.contract import Operator, Property
 from assay.properties.diagnosis import Finding, Inferred, agrees, diagnose, infer
 from assay.properties.drawing import COMPLEX, DTYPES, Case, Values, cases
@@ -92,6 +93,8 @@ class Result:
     """The shrunk case in which it failed."""
     counterexample: str = ""
     """The same in one line."""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """The arrays of that case that are small, by name, each in one line."""
     miss: Miss | None = None
     """The worst element of that case, if it returned something to compare."""
     diagnosis: list[Finding] = field(default_factory=list)
@@ -109,6 +112,7 @@ class Examination:
     inferred: Inferred | None = None
     not_covered: tuple[str, ...] = ()
     """Keywords and convention values that the kernel does not have."""
+    atlas: tuple[Curve, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -124,8 +128,8 @@ class Examination:
         return next((r.headroom for r in self.results if r.property == AGREEMENT.name), None)
 
 
-Progress = Callable[[int, float], None]
-"""Called after each case with the number of cases so far and the headroom so far."""
+Progress = Callable[[int, float, str], None]
+"""Called again and again, with the number of cases so far, the headroom so far, and what is being tried."""
 
 
 def examine(
@@ -154,6 +158,7 @@ def examine(
     results = [run.result(check) for check in demands]
     if effort.stop:
         return Examination(subject.name, dtype, results)
+    curves = atlas(operator, run.kept)
     run.keep([r.case for r in results if r.property == AGREEMENT.name and r.verdict == "fail" and r.case is not None])
     inferred = infer(operator, run.kept) if run.kept else None
     off: list[Shift] = []
@@ -161,12 +166,13 @@ def examine(
         meant, off = run.parameters()
         results.append(meant)
     if any(r.verdict == "fail" for r in results):
+        run.tell("diagnosis")
         findings = diagnose(operator, run.kept, inferred, off)
         for r in results:
             if r.verdict == "fail":
                 r.diagnosis = findings
     uncovered = (*uncovered, *(p.name for p in operator.parameters if not subject.supports(p.name)))
-    return Examination(subject.name, dtype, results, inferred, tuple(dict.fromkeys(uncovered)))
+    return Examination(subject.name, dtype, results, inferred, tuple(dict.fromkeys(uncovered)), curves)
 
 
 def prepare(operator: Operator, subject: Subject, dtype: str, effort: Effort) -> list[Trial]:
@@ -196,23 +202,26 @@ class Identified:
     answered: int
 
 
-def identify(operator: Operator, subject: Subject, dtype: str, effort: Effort) -> Identified | None:
+def identify(
+    operator: Operator, subject: Subject, dtype: str, effort: Effort, progress: Progress | None = None
+) -> Identified | None:
     """The conventions, form and precision that a kernel follows: on all cases, or else on the most; None if it follows
     no published ones on more than half of them. A convention for which the kernel has a keyword is the caller's choice
     and is not named."""
     if operator.random:
-        passes = examine(operator, subject, dtype, effort=effort).verdict == "pass"
+        passes = examine(operator, subject, dtype, effort=effort, progress=progress).verdict == "pass"
         settings = len(operator.settings)
         return Identified({}, Inferred("definition", natural(dtype).name, 0.0), settings, settings) if passes else None
     if operator.complex and dtype not in COMPLEX:
         return None
     fixed = {n: v for n, v in operator.conventions.items() if not subject.supports(n)}
     judged = {n: v[:1] for n, v in operator.conventions.items()}
-    run = _Run(operator, subject, dtype, judged, effort, (AGREEMENT,), None)
+    run = _Run(operator, subject, dtype, judged, effort, (AGREEMENT,), progress)
     run.collect()
     best, misses = None, (len(run.kept) - 1) // 2
     for values in product(*fixed.values()):
         conventions = dict(zip(fixed, values, strict=True))
+        run.tell(", ".join(f"{n}={v}" for n, v in conventions.items()) or "form and precision")
         answer = agrees(operator, run.kept, conventions, misses)
         if answer is not None and (best is None or answer[1] > best.cases):
             best = Identified(conventions, *answer, len(run.kept))
@@ -316,8 +325,10 @@ class _Run:
         elif trial.answered:
             self._count(trial)
             self.kept.append(trial)
+
+    def tell(self, what: str) -> None:
         if self.progress is not None:
-            self.progress(self.seen, max((t.headroom for t in self.tallies.values()), default=0.0))
+            self.progress(self.seen, max((t.headroom for t in self.tallies.values()), default=0.0), what)
 
     def keep(self, failed: Sequence[Case]) -> None:
         """Smaller cases that fail are evidence too: what explains the larger ones may not explain them."""
@@ -387,6 +398,7 @@ class _Run:
         if (self.effort.stop and tally.failed is not None) or not self._concerns(check, trial.case):
             return True
         started = time.perf_counter()
+        self.tell(check.name)
         tally.tries += 1
         trial.headroom = 0.0 if check.differentiates or check is AGREEMENT else trial.headroom
         try:
@@ -446,6 +458,7 @@ class _Run:
 
         def one(case: Case) -> None:
             trial = Trial(self.operator, self.subject, case)
+            self.tell(MEANT)
             with suppress(NotCovered, KernelError, Violation):
                 trial.answer()
                 trials.append(trial)
@@ -477,7 +490,7 @@ class _Run:
         if tally.failed is not None:
             out.verdict = "error" if tally.broken else "fail"
             out.case, out.message, out.miss = self._shrunk(check, tally)
-            out.counterexample = out.case.shapes()
+            out.counterexample, out.values = out.case.shapes(), out.case.small()
         elif not tally.cases:
             outside_domain = f"none of {self.seen} cases was in its domain"
             reason = check.lacking(self.subject) or self._elsewhere(check) or tally.reason or self.refusal
@@ -509,6 +522,7 @@ class _Run:
         if self.effort.stop or self.operator.random:
             return smallest
         started = time.perf_counter()
+        self.tell(f"{check.name}: looking for a smaller case")
         deadline = started + self.left / 2
         kind = KernelError if tally.broken else Violation
 

@@ -97,7 +97,7 @@ def locate(operator: Operator, trials: Sequence[Trial]) -> list[Place]:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
     """One array of one trial."""
 
     trial: Trial
@@ -106,30 +106,44 @@ class _Piece:
     bound: Values
 
     @property
+    def compared(self) -> tuple[Values, Values]:
+        """Which elements are outside their bounds, and |error| / bound of each."""
+        return outside(self.got, self.exact, self.bound, self.trial.case.dtype)
+
+    @property
     def wrong(self) -> Values:
-        return outside(self.got, self.exact, self.bound, self.trial.case.dtype)[0]
+        return self.compared[0]
 
 
-def _arrays(operator: Operator, trials: Sequence[Trial]) -> Iterator[tuple[str, list[_Piece]]]:
+def _arrays(operator: Operator, trials: Sequence[Trial]) -> Iterator[tuple[str, list[Piece]]]:
     """The wrong outputs; the wrong gradients, if there is no wrong output."""
-    outputs = [[*map(_Piece, [t] * len(t.exact), t.answer().outputs, t.exact, t.bound)] for t in trials]
-    some, most = False, max(map(len, outputs))
-    for number in range(most):
-        pieces = [p[number] for p in outputs if number < len(p)]  # a keyword may ask for one output more
+    some = False
+    for what, pieces in outputs(trials):
         if any(p.wrong.any() for p in pieces):
             some = True
-            yield ("" if most == 1 else f"output {number}"), pieces
+            yield what, pieces
+    if not some:
+        yield from (found for found in gradients(operator, trials) if any(p.wrong.any() for p in found[1]))
+
+
+def outputs(trials: Sequence[Trial]) -> Iterator[tuple[str, list[Piece]]]:
+    """Each output in all trials, with its name; with none, if there is only one."""
+    found = [[*map(Piece, [t] * len(t.exact), t.answer().outputs, t.exact, t.bound)] for t in trials]
+    most = max(map(len, found), default=0)
+    for number in range(most):
+        pieces = [p[number] for p in found if number < len(p)]  # a keyword may ask for one output more
+        yield ("" if most == 1 else f"output {number}"), pieces
+
+
+def gradients(operator: Operator, trials: Sequence[Trial]) -> Iterator[tuple[str, list[Piece]]]:
+    """Likewise each gradient, in the trials in which the kernel was asked for it."""
     asked = [t for t in trials if t.differentiated]
-    if some or not asked:
-        return
-    for name in operator.differentiated:
-        pieces = [
-            _Piece(t, parted(t.answer(gradients=True).gradients[name]), t.exact_gradient[name], t.gradient_bound[name])
-            for t in asked
-            if name in t.by and _usable(t, name)
-        ]
-        if any(p.wrong.any() for p in pieces):
-            yield f"gradient of {name}", pieces
+    for name in operator.differentiated if asked else ():
+        returned = [(t, t.answer(gradients=True).gradients) for t in asked if name in t.by and _usable(t, name)]
+        yield (
+            f"gradient of {name}",
+            [Piece(t, parted(g[name]), t.exact_gradient[name], t.gradient_bound[name]) for t, g in returned],
+        )
 
 
 def _usable(trial: Trial, name: str) -> bool:
@@ -140,9 +154,9 @@ def _usable(trial: Trial, name: str) -> bool:
 # Elements ------------------------------------------------------------------------------------------------------------
 
 
-def _gathered(operator: Operator, pieces: Sequence[_Piece]) -> _Elements:
-    sizes = [_sizes(operator, p.trial.case) for p in pieces]
-    letters = _letters(sizes, [p.got.shape for p in pieces])
+def _gathered(operator: Operator, pieces: Sequence[Piece]) -> _Elements:
+    sizes = [sizes_of(operator, p.trial.case) for p in pieces]
+    letters = letters_of(sizes, [p.got.shape for p in pieces])
     index = {
         letter: np.concatenate([np.indices(p.got.shape)[k].ravel() for p in pieces]) for k, letter in enumerate(letters)
     }
@@ -153,7 +167,7 @@ def _gathered(operator: Operator, pieces: Sequence[_Piece]) -> _Elements:
     integers: dict[str, Values] = {}
     for item in operator.inputs:
         if isinstance(item, Integers) and set(item.axes.split()) <= set(letters):
-            integers[item.name] = np.concatenate([_spread(p, item, letters) for p in pieces])
+            integers[item.name] = np.concatenate([spread(p, item, letters) for p in pieces])
     return _Elements(
         wrong=np.concatenate([p.wrong.ravel() for p in pieces]),
         telling=np.concatenate([_telling(operator, p).ravel() for p in pieces]),
@@ -166,7 +180,7 @@ def _gathered(operator: Operator, pieces: Sequence[_Piece]) -> _Elements:
     )
 
 
-def _telling(operator: Operator, piece: _Piece) -> Values:
+def _telling(operator: Operator, piece: Piece) -> Values:
     first = piece.trial.case.arguments[operator.tensors[0]] if operator.tensors else None
     nulls = [np.zeros(piece.got.shape, piece.got.dtype)]
     if first is not None and first.shape == piece.got.shape:
@@ -177,7 +191,7 @@ def _telling(operator: Operator, piece: _Piece) -> Values:
     return out
 
 
-def _sizes(operator: Operator, case: Case) -> dict[str, int]:
+def sizes_of(operator: Operator, case: Case) -> dict[str, int]:
     """The length of each axis of the inputs; an input that took another shape does not tell any."""
     out: dict[str, int] = {}
     for item in operator.inputs:
@@ -191,7 +205,7 @@ def _sizes(operator: Operator, case: Case) -> dict[str, int]:
     return out
 
 
-def _letters(sizes: Sequence[Mapping[str, int]], shapes: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
+def letters_of(sizes: Sequence[Mapping[str, int]], shapes: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
     """The axes of an output: each is as long as an axis of the inputs in every case. Empty if they cannot be told."""
     if len({len(s) for s in shapes}) != 1:
         return ()
@@ -209,7 +223,7 @@ def _letters(sizes: Sequence[Mapping[str, int]], shapes: Sequence[tuple[int, ...
     return tuple(out)
 
 
-def _spread(piece: _Piece, item: Integers, letters: Sequence[str]) -> Values:
+def spread(piece: Piece, item: Integers, letters: Sequence[str]) -> Values:
     """An integer argument at each element of an output. Of several values there, that of the greatest magnitude."""
     values = np.asarray(piece.trial.case.arguments[item.name])
     axes = item.axes.split()

@@ -8,6 +8,7 @@ import assay
 
 
 ROOT = Path(__file__).parent.parent
+KINDS = (".py", ".html", ".css")
 ROOMS = {"ci": "", "reference": "reference", "impl": "impl", "properties": "properties"}
 
 
@@ -16,11 +17,12 @@ def test_the_installed_files_are_those_of_the_tree() -> None:
     installed = Path(assay.__file__).parent
     if installed == ROOT / "ci":
         return  # an editable install is the tree
-    there = {p.relative_to(installed).as_posix() for p in installed.rglob("*.py")}
+    there = {p.relative_to(installed).as_posix() for p in installed.rglob("*") if p.suffix in KINDS}
     here = {
         (Path(package) / p.relative_to(ROOT / folder)).as_posix()
         for folder, package in ROOMS.items()
-        for p in (ROOT / folder).rglob("*.py")
+        for p in (ROOT / folder).rglob("*")
+        if p.suffix in KINDS
     }
     assert there == here
     assert (installed / "py.typed").is_file()
