@@ -7,7 +7,6 @@ Exit codes: 0 all pass; 1 some kernel fails, errs or is undecided; 2 usage, impo
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import sys
@@ -50,6 +49,7 @@ def list_(as_json: bool) -> None:
     from rich.text import Text
 
     from assay import report
+    from assay.explain import signature
     from assay.kernels import known_kernels
     from assay.properties import OPERATORS
 
@@ -57,7 +57,7 @@ def list_(as_json: bool) -> None:
     rows: list[dict[str, Any]] = [
         {
             "operator": o.name,
-            "signature": _signature(o.definition),
+            "signature": signature(o).removeprefix(o.name),
             "conventions": {name: list(values) for name, values in o.conventions.items()},
             "forms": list(o.texts),
             "kernels": [k.spelling for k in found if k.operator.name == o.name],
@@ -82,54 +82,14 @@ def list_(as_json: bool) -> None:
 @click.argument("operator")
 def explain(operator: str) -> None:
     """Explain OPERATOR: formula, axes, conventions, forms, properties, source."""
+    from assay.explain import explained
     from assay.kernels import UsageError, operator_named
 
     try:
         o = operator_named(operator)
     except UsageError as error:
         raise Usage(str(error)) from None
-    lines = [f"{o.name}{_signature(o.definition)}", ""]
-    module = inspect.getmodule(o.definition)
-    for text in (module and inspect.getdoc(module), inspect.getdoc(o.definition)):
-        lines += [*(text or "").splitlines(), ""]
-    sections = {
-        "Inputs": [_input(i) for i in o.inputs],
-        "Parameters": [f"{p.name} = {_number(p.default)}, judged from {p.low:g} to {p.high:g}" for p in o.parameters],
-        "Conventions (the first is the default)": [f"{n}: {', '.join(values)}" for n, values in o.conventions.items()],
-        "Settings": [", ".join(f"{n}={value}" for n, value in setting.items()) for setting in o.settings],
-        "Forms": [f"{name}: {_first_line(text)}" for name, text in o.texts.items()],
-        "Properties": [f"{p.name}: {p.law}" for p in o.properties],
-        "Source": [o.source] if o.source else [],
-    }
-    for title, section in sections.items():
-        lines += [f"{title}:", *(f"  {line}" for line in section), ""] if section else []
-    click.echo("\n".join(lines).rstrip())
-
-
-def _input(item: Any) -> str:
-    """An input with its axes: `x[b, t]`."""
-    from assay.properties.contract import Size
-
-    if isinstance(item, Size):
-        return f"{item.name}, the length of {item.axes}"
-    return f"{item.name}[{', '.join(item.axes.split())}]" + (" complex" if getattr(item, "complex", False) else "")
-
-
-def _signature(function: Any) -> str:
-    parameters = [
-        p.replace(annotation=inspect.Parameter.empty)
-        for p in inspect.signature(function).parameters.values()
-        if p.name != "xp"  # the arithmetic, which is no business of a caller
-    ]
-    return str(inspect.Signature(parameters))
-
-
-def _number(value: float | None) -> str:
-    return "(depends on the sizes)" if value is None else f"{value:g}"
-
-
-def _first_line(function: Any) -> str:
-    return (inspect.getdoc(function) or "").partition("\n")[0]
+    click.echo(explained(o))
 
 
 def _convention(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
