@@ -34,7 +34,9 @@ def sections(operator: Operator) -> Mapping[str, Entries]:
     o = operator
     found: dict[str, Entries] = {
         "Inputs": tuple(map(_input, o.inputs)),
-        "Parameters": tuple((p.name, f"{_number(p.default)}, judged from {p.low:g} to {p.high:g}") for p in o.parameters),
+        "Parameters": tuple(
+            (p.name, f"{_number(p.default)}, judged from {p.low:g} to {p.high:g}") for p in o.parameters
+        ),
         "Conventions (the first is the default)": tuple((n, ", ".join(values)) for n, values in o.conventions.items()),
         "Settings": tuple((", ".join(f"{n}={value}" for n, value in setting.items()), "") for setting in o.settings),
         "Forms": tuple((name, _summary(text)) for name, text in o.texts.items()),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.judged import Record
+from assay.kernels import Known, keywords
 from assay.markdown import block, code, escaped, table
 from assay.pages import GENERATED, claimed
 from assay.replay import read
@@ -92,19 +93,23 @@ def page(folder: Path, record: Sequence[Record]) -> str:
     parts = [
         "# Findings\n",
         GENERATED.replace("the contract and from judged.json", "findings/ and judged.json"),
-        "What `assay check` found in released packages, each in the smallest input that shows it. `assay replay FILE`, in\n"
-        "the folder of this page, runs the kernel on it again; a test does so wherever that version is installed. What a\n"
-        "package documents is not called a defect. Versions are those that were judged, on the CPU; Triton kernels in the\n"
+        "What `assay check` found in released packages, each in the smallest input that shows it. `assay replay`,\n"
+        "in the folder of this page, runs the kernel on it again; a test does so wherever that version is installed.\n"
+        "What a package documents is not called a defect. Kernels were judged on the CPU, those in Triton in the\n"
         "interpreter.\n",
     ]
     for kind, title in KINDS.items():
-        these = [f for f in found.findings if f.kind == kind]
-        if these:
-            rows = [(_of(f, stored[f.file]), escaped(f.functions), f"[{escaped(f.title)}](#{slug(_title(f, stored[f.file]))})") for f in these]
+        rows = [_row(f, stored[f.file]) for f in found.findings if f.kind == kind]
+        if rows:
             parts += [f"## {title}\n", f"{ABOUT[kind]}\n", table(("package", "function", "what"), rows)]
-    parts += [f"## Each of them\n", *(_section(f, stored[f.file]) for f in found.findings)]
+    parts += ["## Each of them\n", *(_section(f, stored[f.file]) for f in found.findings)]
     parts += _judged(found, record)
     return "\n".join(parts)
+
+
+def _row(finding: Finding, stored: Counterexample) -> tuple[str, str, str]:
+    link = f"[{escaped(finding.title)}](#{slug(_title(finding, stored))})"
+    return _of(finding, stored), escaped(finding.functions), link
 
 
 def _of(finding: Finding, stored: Counterexample) -> str:
@@ -136,29 +141,28 @@ def _section(finding: Finding, stored: Counterexample) -> str:
 
 def _judged(found: Table, record: Sequence[Record]) -> list[str]:
     """What every kernel of a package was tried on, and what came of it."""
-    rows = []
-    for kernel in claimed():
-        own = [r for r in record if r.kernel == kernel.name and r.operator == kernel.operator.name]
-        if not own or not kernel.place.startswith("assay.impl.adapters."):
-            continue
-        needs = kernel.claims.requires or ("torch",)
-        asked = [n for n in _keywords(kernel) if n not in own[0].not_covered]
-        verdicts = ", ".join(f"{r.dtype} {r.verdict} ({r.cases})" for r in own)
-        fails = ", ".join(dict.fromkeys(code(n) for r in own for n in r.fails))
-        of = ", ".join(f"{p} {own[0].versions.get(p, '')}".strip() for p in needs)
-        rows.append((of, code(kernel.name), f"[{kernel.operator.name}](operators/{kernel.operator.name}.md)", verdicts, ", ".join(map(code, asked)), fails))
+    rows = [row for kernel in claimed() if (row := _tried(kernel, record))]
     left = [(escaped(name), escaped(reason)) for name, reason in found.left_out.items()]
     return [
         "## What was judged\n",
-        "With `assay check --quick`: verdicts by dtype, in brackets on how many cases it was held against the exact answer;\n"
-        "the keywords that were varied, of those that the operator has; the demands that fail. Inputs are of ten kinds of\n"
-        "numbers in any strides, offsets and sizes; positions up to 2^31.\n",
+        "With `assay check --quick`: verdicts by dtype, in brackets on how many cases the kernel was held against the\n"
+        "exact answer; the keywords that were varied, of those that the operator has; the demands that fail. Inputs\n"
+        "are of ten kinds of numbers, in any strides, offsets and sizes; positions up to 2\\^31.\n",
         table(("package", "kernel", "operator", "verdicts", "varied", "fails"), rows),
         *(["## Not judged\n", table(("package", "why"), left)] if left else []),
     ]
 
 
-def _keywords(kernel: Any) -> list[str]:
-    from assay.kernels import keywords
-
-    return sorted(n for n in keywords(kernel.operator) if kernel.signature.supports(n))
+def _tried(kernel: Known, record: Sequence[Record]) -> tuple[str, ...] | None:
+    own = [r for r in record if r.kernel == kernel.name and r.operator == kernel.operator.name]
+    if not own or not kernel.place.startswith("assay.impl.adapters."):
+        return None
+    asked = sorted(n for n in keywords(kernel.operator) if kernel.signature.supports(n))
+    return (
+        ", ".join(f"{p} {own[0].versions.get(p, '')}".strip() for p in kernel.claims.requires or ("torch",)),
+        code(kernel.name),
+        f"[{kernel.operator.name}](operators/{kernel.operator.name}.md)",
+        ", ".join(f"{r.dtype} {r.verdict} ({r.cases})" for r in own),
+        ", ".join(code(n) for n in asked if n not in own[0].not_covered),
+        ", ".join(dict.fromkeys(code(n) for r in own for n in r.fails)),
+    )

@@ -18,7 +18,7 @@ import numpy as np
 from assay.explain import Entries, sections, signature, texts
 from assay.judged import Record
 from assay.kernels import MODULES, Known, kernels_in
-from assay.markdown import block, code, escaped, prose, table
+from assay.markdown import code, escaped, prose, table
 from assay.properties import OPERATORS
 from assay.properties.contract import Definition, Integers, Operator, Size, Tensor
 from assay.properties.drawing import COMPLEX, DTYPES
@@ -99,7 +99,9 @@ def _conventions(operator: Operator) -> list[str]:
         for name, values in operator.conventions.items()
         for value in values
     ]
-    asked = [k for k in known if any(k.signature.supports(n) for n in {*operator.conventions} - {*k.claims.conventions})]
+    asked = [
+        k for k in known if any(k.signature.supports(n) for n in {*operator.conventions} - {*k.claims.conventions})
+    ]
     return [
         "## Conventions\n\nOn which honest codebases differ: each is another function. The first of each is the "
         f"default.\n\n{table(('convention', 'followed, without a choice, by'), rows)}"
@@ -110,14 +112,17 @@ def _conventions(operator: Operator) -> list[str]:
 def _forms(operator: Operator, said: Mapping[str, Entries]) -> list[str]:
     if operator.random:
         return []
-    about = "Texts of the same function, equal in exact arithmetic, with other roundings. A kernel that claims none is\n"
+    about = (
+        "Texts of the same function, equal in exact arithmetic, with other roundings. A kernel that claims none is\n"
+    )
     about += "judged by the loosest.\n"
     return [f"## Forms\n\n{about}\n{table(('form', ''), [(code(n), escaped(t)) for n, t in said['Forms']])}"]
 
 
 def _properties(said: Mapping[str, Entries]) -> list[str]:
     rows = [(code(name), code(law)) for name, law in said.get("Properties", ())]
-    about = "Beside agreement with the exact answer and its gradients, and [what every kernel owes](../judgement.md#the-demands).\n"
+    about = "Beside agreement with the exact answer and its gradients, and\n"
+    about += "[what every kernel owes](../judgement.md#the-demands).\n"
     return [f"## Properties\n\n{about}\n{table(('property', 'of every right kernel'), rows)}"] if rows else []
 
 
@@ -171,10 +176,10 @@ def _worked(operator: Operator) -> list[str]:
     dtypes = [d for d in DTYPES if d in COMPLEX or not operator.complex]
     rows = [(code(n), *(_bound(text, arguments, d, len(exact)) for d in dtypes)) for n, text in operator.texts.items()]
     return [
-        f"## A case with its exact answer\n\nComputed by balls: all digits shown are right, but for the last.\n\n"
+        "## A case with its exact answer\n\nComputed by balls: all digits shown are right, but for the last.\n\n"
         + "\n".join(["```text", *lines, "```\n\n"])
-        + "How far a right kernel may be off on it, at the element where that is most, for each output, in the natural\n"
-        + f"precision of each dtype ([why](../judgement.md#the-bound)):\n\n{table(('form', *dtypes), rows)}\n"
+        + "How far a right kernel may be off on it, at the element where that is most, for each output, in the\n"
+        + f"natural precision of each dtype ([why](../judgement.md#the-bound)):\n\n{table(('form', *dtypes), rows)}\n"
         + f"Figures of the literature are recomputed in [{test}](../../{test}).\n"
     ]
 
@@ -238,8 +243,8 @@ def _kernels(operator: Operator, record: Sequence[Record]) -> list[str]:
         rows.append((code(kernel.name), ", ".join(needs), *cells, follows, fails))
     if not rows and not without:
         return []
-    text = "By `assay check --quick`; beside a pass stands the headroom, the largest error over the bound. *Follows*: the\n"
-    text += "tightest published form and precision that was kept in each dtype. [Why kernels fail](../findings.md).\n\n"
+    text = "By `assay check --quick`; beside a pass stands the headroom, the largest error over the bound. *Follows*:\n"
+    text += "the tightest published form and precision that was kept, by dtype. [Why kernels fail](../findings.md).\n\n"
     text += table(("kernel", "of", *dtypes, "follows", "fails"), rows) if rows else ""
     text += f"\nNot judged: {', '.join(without)}.\n" if without else ""
     return [f"## Kernels\n\n{text}"]

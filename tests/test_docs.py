@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -237,7 +238,7 @@ def links(tokens: list[Token]) -> Iterator[str]:
 
 def anchors(page: Path) -> set[str]:
     tokens = PARSER.parse(page.read_text(encoding="utf-8"))
-    titles = [b for a, b in zip(tokens, tokens[1:], strict=False) if a.type == "heading_open"]
+    titles = [b for a, b in pairwise(tokens) if a.type == "heading_open"]
     return {slug("".join(t.content for t in title.children or [])) for title in titles}
 
 
