@@ -75,7 +75,8 @@ def load(folder: Path) -> Table:
 
 
 def _finding(entry: Mapping[str, Any]) -> Finding:
-    return Finding(**{key: tuple(value) if isinstance(value, list) else value.strip() for key, value in entry.items()})
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v.strip() for k, v in entry.items()}
+    return Finding(**given)
 
 
 def explains(finding: Finding, record: Record) -> bool:

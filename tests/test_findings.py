@@ -25,8 +25,8 @@ LARGEST = 1 << 14
 
 
 def missing(stored: Counterexample, package: str) -> str:
-    """Why a finding cannot be seen here: a package that its kernel needs is not installed, or the one that it is about is
-    another version. Nothing, if it can."""
+    """Why a finding cannot be seen here: a package that it needs is not installed, or that which it is about is another
+    version. Nothing, if it can."""
     for name, version in stored.versions.items():
         if name in ("python", "assay", "numpy"):
             continue
