@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 from markdown_it import MarkdownIt
@@ -36,7 +35,7 @@ from assay.findings import slug
 
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if p.name != "findings.md"))
 LINKED = sorted(p for p in ROOT.rglob("*.md") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts))
 PARSER = MarkdownIt("commonmark", {"html": True}).enable("table")
 
@@ -247,8 +246,8 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
-def test_what_a_block_may_be() -> None:
+def test_every_block_is_looked_at() -> None:
+    """A kind that the test does not know would not be run, and nobody would notice."""
     for block in BLOCKS:
-        if block.page.parent == ROOT or not block.page.name.startswith("findings"):
-            assert block.kind in ("console", "python", "toml", "yaml", "text", "change", "ini"), block.id
-    assert {click.Command} <= {type(c) for c in main.commands.values()}
+        assert block.kind in ("console", "python", "toml", "yaml", "change"), block.id
+        assert block.kind != "toml" or block.file, block.id
