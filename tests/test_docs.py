@@ -7,6 +7,7 @@ before a block say what is special about it:
 
     <!-- nightly -->                            it takes long
     <!-- needs jax -->                          it is skipped where there is none
+    <!-- with FILE of PAGE -->                  the file as another page leaves it is there
     <!-- not run: REASON -->                    commands of assay are parsed all the same
     <!-- in FILE: OLD becomes NEW -->           no block: the reader is asked to change a file
 """
@@ -19,7 +20,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -92,9 +93,16 @@ def params(nightly: bool) -> list[object]:
 
 def prepare(block: Block, folder: Path) -> None:
     """The files that a reader has before this block."""
-    for before in blocks(block.page):
-        if before.line >= block.line:
-            return
+    name, _, page = block.note("with").partition(" of ")
+    if page:
+        write(blocks(ROOT / page), folder)
+        assert (folder / name).is_file()
+    write((b for b in blocks(block.page) if b.line < block.line), folder)
+
+
+def write(shown: Iterable[Block], folder: Path) -> None:
+    """The files that some blocks are, as far as they change them."""
+    for before in shown:
         if before.file:
             (folder / before.file).write_text(before.text, encoding="utf-8")
         elif before.kind == "change":
