@@ -1,4 +1,4 @@
-"""A summary of a run in Markdown, as the pages of CI jobs show it.
+"""Texts in Markdown; and a summary of a run, as the pages of CI jobs show it.
 
 Names and messages are strangers': they stand in code, where neither Markdown nor HTML means anything.
 """
@@ -6,8 +6,9 @@ Names and messages are strangers': they stand in code, where neither Markdown no
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from assay.expected import Expectations
@@ -77,6 +78,16 @@ def _table(judged: Sequence[Judged], known: Expectations) -> str:
     for (operator, kernel_name), cells in rows.items():
         names = (code(name).replace("|", r"\|") for name in (operator, kernel_name))
         lines.append([*names, *(cells.get(dtype, "") for dtype in dtypes)])
+    return _rows(lines)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already."""
+    cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    return _rows([head, ["---"] * len(head), *cells])
+
+
+def _rows(lines: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -101,6 +112,35 @@ def code(text: str) -> str:
     line = shortened(text, LONGEST)
     fence = "`" * (1 + _backticks(line))
     return f"{fence} {line} {fence}" if not line or "`" in (line[0], line[-1]) else f"{fence}{line}{fence}"
+
+
+SPECIAL = re.compile(r"""(\\|\*|(?<!\w)_|_(?!\w)|<(?=[\w/!?])|(?m:^)[>#+-](?=\s)|\[(?=[^\]]*\]\()|~~)""")
+"""What Markdown would take for more than a character."""
+
+
+def escaped(text: str) -> str:
+    """A text as it is, but for the code between its backticks."""
+    parts = re.split("(`[^`]+`)", text)
+    return "".join(part if place % 2 else SPECIAL.sub(r"\\\1", part) for place, part in enumerate(parts))
+
+
+def prose(text: str) -> str:
+    """A docstring: its paragraphs, and as code what is indented or a doctest."""
+    parts: list[tuple[str, list[str]]] = [("", [])]
+    for line in text.splitlines():
+        before = parts[-1][0]
+        kind = "text" if line.startswith("  ") else "pycon" if line.startswith(">>>") else ""
+        if line and not kind and before == "pycon":
+            kind = "pycon"  # what a doctest prints
+        if kind != before or not line:
+            parts.append((kind, []))
+        parts[-1][1].extend([line] if line else [])
+    return "\n".join(_part(kind, lines) for kind, lines in parts if lines)
+
+
+def _part(kind: str, lines: Sequence[str]) -> str:
+    text = textwrap.dedent("\n".join(lines))
+    return f"```{kind}\n{text}\n```\n" if kind else f"{escaped(text)}\n"
 
 
 def block(kind: str, *texts: str) -> str:

@@ -30,11 +30,14 @@ def rotated_dim(x: torch.Tensor, rotary_dim: int | None) -> int:
     return x.shape[-1] if rotary_dim is None else rotary_dim
 
 
-def offset(position: torch.Tensor) -> int:
-    """The one number that positions offset, offset + 1, ... amount to.
+def offset(position: torch.Tensor, x: torch.Tensor) -> int:
+    """The one number that positions offset, offset + 1, ... of the rows of x[..., t, d] amount to.
 
-    Raises: NotImplementedError where positions are not contiguous.
+    Raises: NotImplementedError where positions are not contiguous; ValueError where there are more or fewer than rows,
+    which a package that is told the offset alone cannot see.
     """
+    if position.numel() != x.shape[-2]:
+        raise ValueError(f"x has {x.shape[-2]} rows, and there are {position.numel()} positions")
     start = int(position[0]) if position.numel() else 0
     if position.tolist() != list(range(start, start + position.numel())):
         raise NotImplementedError("takes an offset, so positions must be contiguous")

@@ -60,7 +60,7 @@ def rotary_embedding(
 ) -> torch.Tensor:
     """Positions are seqlen_offset + 0, 1, 2, ..."""
     runs_triton(x)
-    start = offset(position)
+    start = offset(position, x)
     table_rows(position, least=1)  # raises where the table would have to begin below zero or never end
     rotary = _module(rotated_dim(x, rotary_dim), base, layout == "interleaved", x.device)
     q = four_axes(x).transpose(1, 2)

@@ -53,7 +53,7 @@ def rotate_queries_or_keys(
     rotary = _rotary(x, base, frequencies, rotary_dim)
     scale = None if attention_factor == 1.0 else attention_factor
     q = four_axes(x)
-    return rotary.rotate_queries_or_keys(q, offset=offset(position), scale=scale).reshape(x.shape)
+    return rotary.rotate_queries_or_keys(q, offset=offset(position, x), scale=scale).reshape(x.shape)
 
 
 @kernel("rope", conventions=INTERLEAVED, dtypes=ALL, requires=("rotary-embedding-torch",))

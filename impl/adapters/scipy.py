@@ -52,6 +52,8 @@ def cont2discrete_steps(f: torch.Tensor, n: int, *, method: str = "zoh") -> torc
     import torch
     from scipy import signal
 
+    if not f.is_floating_point():  # the loop is ours, and so is its contract
+        raise TypeError(f"f must be floating-point numbers, not {f.dtype}")
     if n < 1:
         raise NotImplementedError("takes a state at least")
     i = np.arange(n)
@@ -65,7 +67,7 @@ def cont2discrete_steps(f: torch.Tensor, n: int, *, method: str = "zoh") -> torc
         system = a / scale, b / scale, np.zeros((1, n)), np.zeros((1, 1))
         ad, bd, *_ = signal.cont2discrete(system, dt, METHODS[method])
         out[k] = ad @ out[k - 1] + bd[:, 0] * given[k]
-    return torch.from_numpy(out).to(torch.promote_types(f.dtype, torch.float32))  # of integers, of real numbers too
+    return torch.from_numpy(out).to(f.dtype)
 
 
 @kernel("ssm_scan", form="recurrence", dtypes=("float64",), backward="none", requires=("scipy",))

@@ -37,7 +37,7 @@ def apply_rot_embed(
         dim=2 * d,
         temperature=base,
         in_pixels=False,
-        grid_offset=float(offset(position)),
+        grid_offset=float(offset(position, x)),
         rotate_half=layout == "half",
         device=x.device,
     )

@@ -123,6 +123,8 @@ def matrix_exp(
     import torch
 
     n = len(B)
+    if A.shape != (n, n):  # the exponential is torch's, what is made of it is ours
+        raise ValueError(f"A and B must have as many states as each other, not {list(A.shape)} and {list(B.shape)}")
     if method == "mamba":
         return torch.linalg.matrix_exp(dt * A), dt * B
     if method != "zoh":

@@ -128,10 +128,10 @@ def test_what_strangers_chose_is_shown_as_it_is(name: str) -> None:
     assert f"it says {escaped}" in page
 
 
-def test_the_workflows_of_the_readme_ask_what_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_workflows_to_copy_ask_what_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    workflows = re.findall("```yaml\n(.*?)```", readme, re.DOTALL)
+    page = (Path(__file__).parents[2] / "docs" / "ci.md").read_text(encoding="utf-8")
+    workflows = re.findall("```yaml\n(.*?)```", page, re.DOTALL)
     assert len(workflows) == 2
     for workflow in workflows:
         (folded,) = re.findall("- (?:run: )?>-\n( +)(assay check .*?\n(?:\\1\\S.*\n)*)", workflow)
@@ -175,3 +175,27 @@ def test_a_pipe_takes_a_summary_too() -> None:
         markdown.append(Path(f"/dev/fd/{writing}"), [judged("a:f", "float32", "pass")], {}, Expectations())
         os.close(writing)
         assert reader.readline() == "## assay: 1 pass\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "base**(-2j / r) and x_i * y_j, x[..., t] < n, <q, k>, a_ _b, ~~c~~, [x](y), \\n",
+        "# 1\n- 2\n+ 3\n> 4",
+        "`a*b*c_` stays, *this* too",
+        "<script>alert(1)</script> <!-- x -->",
+    ],
+)
+def test_a_docstring_is_shown_as_it_is(text: str) -> None:
+    plain = re.sub("<.*?>", "", html(markdown.escaped(text))).strip()
+    assert plain == text.replace("`", "").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def test_formulas_and_doctests_of_a_docstring_are_code() -> None:
+    text = "A law\n\n    y = x**2\n      + 1\n\nand more:\n>>> 1 + 1\n2\n\nEnd."
+    law = "A law\n\n```text\ny = x**2\n  + 1\n```\n"
+    assert markdown.prose(text) == f"{law}\nand more:\n\n```pycon\n>>> 1 + 1\n2\n```\n\nEnd.\n"
+
+
+def test_a_cell_of_a_table_may_hold_a_bar() -> None:
+    assert shown(markdown.table(("a", "b"), [("x|y", markdown.code("|R x|^2"))]))[1:] == [["x|y", "|R x|^2"]]
