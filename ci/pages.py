@@ -22,7 +22,7 @@ from assay.markdown import code, escaped, prose, table
 from assay.properties import OPERATORS
 from assay.properties.contract import Definition, Integers, Operator, Size, Tensor
 from assay.properties.drawing import COMPLEX, DTYPES
-from assay.properties.trial import bound_of
+from assay.properties.truth import bound_of
 from assay.reference.arithmetic.complex import paired
 from assay.reference.arithmetic.oracle import OWN, evaluate, oracle
 from assay.reference.arithmetic.precision import FORMATS, natural
