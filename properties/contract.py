@@ -192,6 +192,10 @@ class Operator:
     mutants: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     """Wrong kernels that no definition describes, each a function (right kernel, arguments, cotangents or None, memory)
     -> Answer, whose docstring says in one line what it does."""
+    hazards: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    """Ways to compute the same function that are so ill-conditioned that none may be claimed, each a function of the
+    arguments -> outputs in NumPy, or None where there is no other way; its docstring says in one line what it does.
+    Each is a mutant, and a kernel that is wrong where one of them is, is said to be."""
     survivors: Mapping[str, str] = field(default_factory=dict)
     """Why a mutant is rightly not rejected: a pattern for `name dtype`, and the reason."""
     properties: tuple[Property | Statistic, ...] = ()
