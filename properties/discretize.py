@@ -130,7 +130,10 @@ def _by_quotient(A: Values, B: Values, *, dt: float, method: str = "bilinear", *
         term = term @ (step / 2**times) / k
         power = power + term
     Ab = np.linalg.matrix_power(power, 2**times).astype(single)
-    return Ab, np.linalg.solve(A.astype(single), (Ab - one.astype(single)) @ B.astype(single))
+    try:
+        return Ab, np.linalg.solve(A.astype(single), (Ab - one.astype(single)) @ B.astype(single))
+    except np.linalg.LinAlgError:
+        return Ab, np.full(len(B), np.nan)
 
 
 def _diagonalised(A: Values, B: Values, *, dt: float, method: str = "bilinear", **rest: Any) -> Stepped | None:

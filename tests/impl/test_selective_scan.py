@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,9 +14,11 @@ import torch
 from assay.impl import selective_scan as plain
 from assay.impl.kernel import claims_of
 from assay.kernels import keywords
+from assay.properties.contract import Structure
 from assay.properties.drawing import Case
 from assay.properties.judgement import QUICK, examine
 from assay.properties.selective_scan import SELECTIVE_SCAN
+from assay.properties.timed import timed_case
 from assay.properties.trial import Trial
 from assay.runner import TorchSubject
 from tests import selective_scan_kernels as kernels
@@ -113,6 +116,17 @@ def test_wrong_arguments_are_refused(name: str) -> None:
         plain.selective_scan(**{**given, name: torch.ones(7, 7)})
     with pytest.raises(TypeError, match=name):
         plain.selective_scan(**{**given, name: given[name].long()})
+
+
+@pytest.mark.nightly
+def test_65536_positions_are_right() -> None:
+    """A channel in float32, each position within the derived bound, and the last state."""
+    sizes = {"b": 1, "d": 1, "t": 65_536, "n": 2}
+    operator = replace(SELECTIVE_SCAN, timed={"longest": Structure(sizes=sizes, regime="decays")})
+    subject = TorchSubject("ours", plain.selective_scan, CLAIMS, keywords(SELECTIVE_SCAN))
+    trial = Trial(SELECTIVE_SCAN, subject, timed_case(operator, "longest", "float32"))
+    trial.agree()
+    assert 0 < trial.headroom < 1
 
 
 @pytest.mark.nightly
