@@ -71,7 +71,8 @@ def plot_lengths(path: Path, found: Sequence[Timed], over: Lengths) -> None:
     for timed in found:
         setup = timed.setup
         case, _, length = setup.case.rpartition(f", {over.axis}=")
-        told = (setup.operator, case, setup.dtype, setup.mode, f"{setup.threads} threads on {setup.device}")
+        threads = f"{setup.threads} thread{'s' * (setup.threads > 1)} on {setup.device}"
+        told = (setup.operator, case, setup.dtype, setup.mode, threads)
         series.setdefault(told, {}).setdefault(timed.kernel.name, []).append((int(length), timed))
     figure = Figure(figsize=(13, 4.2 * len(series)), layout="constrained")
     panels = figure.subplots(len(series), 2, squeeze=False)

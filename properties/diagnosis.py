@@ -16,13 +16,14 @@ import numpy as np
 
 from assay.properties.contract import Definition, Operator, Real
 from assay.properties.drawing import Values
+from assay.properties.hazards import ways
 from assay.properties.location import locate
 from assay.properties.shifts import Shift
 from assay.properties.trial import Trial, bound_of, outside
 from assay.reference.arithmetic.precision import PRECISIONS, natural, published
 
 
-Kind = Literal["convention", "form", "slip", "parameter", "location", "precision", "property", "error"]
+Kind = Literal["convention", "form", "slip", "parameter", "hazard", "location", "precision", "property", "error"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def diagnose(
             findings.append(Finding("form", inferred.form, f"fails the claimed form {form}, passes as {inferred.form}"))
     # Another function that explains every output leaves nothing to be located; another precision explains too much.
     if all(f.kind in ("precision", "form") for f in findings):
+        findings += [Finding("hazard", way.name, way.text) for way in ways(operator, trials)]
         findings += [Finding("location", place.name, place.text) for place in locate(operator, trials)]
     return findings
 

@@ -71,7 +71,7 @@ def _near_poles(random: np.random.Generator, shapes: Mapping[str, tuple[int, ...
     turn = np.where(np.arange(n) == 0, 0, random.integers(-2, 3, n) / 6)
     turns = 2j / dt * np.tan(np.pi * turn)  # what the bilinear rule makes a root of 12th order
     P = _complex(random, n)
-    rates = turns - np.exp2(-random.uniform(8, 14, n))
+    rates = turns - np.exp2(-random.uniform(5, 10, n))
     return {"Lambda": rates, "P": P, "Q": P, "B": _complex(random, n), "C": _complex(random, n), "dt": dt}
 
 

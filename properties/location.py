@@ -7,7 +7,6 @@ hardly any right one does, and luck does not explain it.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,6 @@ import numpy as np
 
 from assay.properties.contract import Integers, Operator
 from assay.properties.drawing import MEMORY, REGIMES, Case, Values, parted
-from assay.properties.emulated import by_hazard
 from assay.properties.trial import Trial, outside, shape_of
 
 
@@ -25,8 +23,7 @@ if TYPE_CHECKING:
 
 
 NEARLY = 8
-"""Of right elements, at most one for so many wrong ones may satisfy what is told; and what errs by the bound over this
-is nearly wrong."""
+"""Of right elements, at most one for so many wrong ones may satisfy what is told."""
 CHANCE = 0.05
 """A location is not told if failing cases that have nothing to do with it would all lie in it with this probability."""
 BLOCKS = (2, 3, 4, 8, 16, 32)
@@ -81,8 +78,6 @@ class _Elements:
     integers: Mapping[str, Values]
     sizes: Sequence[Mapping[str, int]]
     """Of every axis of the inputs, by trial."""
-    hazards: Mapping[str, Values]
-    """How many bounds each ill-conditioned way of the contract is off."""
 
     def by_case(self, of: Callable[[int], bool]) -> Values:
         return np.array([of(i) for i in range(len(self.cases))], dtype=bool)[self.trial]
@@ -94,9 +89,7 @@ def locate(operator: Operator, trials: Sequence[Trial]) -> list[Place]:
         return []
     places = []
     for what, pieces in _arrays(operator, trials):
-        elements = _gathered(operator, pieces)
-        found = _separating(elements, [*_of_hazards(operator, elements)])
-        found = found or _separating(elements, [*_predicates(operator, elements)])
+        found = _separating(operator, _gathered(operator, pieces))
         if found is not None:
             told = f"{what}: {found.text}" if what else found.text
             places.append(Place(found.name, told))
@@ -111,8 +104,6 @@ class _Piece:
     got: Values
     exact: Enclosure
     bound: Values
-    number: int | None = None
-    """Of an output."""
 
     @property
     def wrong(self) -> Values:
@@ -121,9 +112,7 @@ class _Piece:
 
 def _arrays(operator: Operator, trials: Sequence[Trial]) -> Iterator[tuple[str, list[_Piece]]]:
     """The wrong outputs; the wrong gradients, if there is no wrong output."""
-    outputs = [
-        [*map(_Piece, [t] * len(t.exact), t.answer().outputs, t.exact, t.bound, range(len(t.exact)))] for t in trials
-    ]
+    outputs = [[*map(_Piece, [t] * len(t.exact), t.answer().outputs, t.exact, t.bound)] for t in trials]
     some, most = False, max(map(len, outputs))
     for number in range(most):
         pieces = [p[number] for p in outputs if number < len(p)]  # a keyword may ask for one output more
@@ -174,21 +163,7 @@ def _gathered(operator: Operator, pieces: Sequence[_Piece]) -> _Elements:
         size=size,
         integers=integers,
         sizes=sizes,
-        hazards={
-            name: np.concatenate([_off(p, hazard).ravel() for p in pieces]) for name, hazard in operator.hazards.items()
-        },
     )
-
-
-def _off(piece: _Piece, hazard: Callable[..., Any]) -> Values:
-    """How many bounds an ill-conditioned way is off, here; nothing where there is no such way."""
-    found = None if piece.number is None else by_hazard(hazard, piece.trial.case.arguments)
-    if found is None or piece.number is None:
-        return np.zeros(piece.got.shape)
-    with np.errstate(all="ignore"):
-        returned = found[piece.number].astype(piece.got.dtype)
-    wrong, ratio = outside(returned, piece.exact, piece.bound, piece.trial.case.dtype)
-    return np.where(wrong, np.fmax(ratio, 2), np.fmin(ratio, 1))
 
 
 def _telling(operator: Operator, piece: _Piece) -> Values:
@@ -250,9 +225,10 @@ def _spread(piece: _Piece, item: Integers, letters: Sequence[str]) -> Values:
 # Predicates, the simplest first --------------------------------------------------------------------------------------
 
 
-def _separating(elements: _Elements, candidates: Sequence[_Predicate]) -> _Predicate | None:
+def _separating(operator: Operator, elements: _Elements) -> _Predicate | None:
     """The tightest predicate that separates, and of those that are about as tight the simplest."""
     wrong, telling = elements.wrong, elements.telling
+    candidates = [*_predicates(operator, elements)]
     failing = np.unique(elements.trial[wrong])
     best: tuple[int, _Predicate] | None = None
     for predicate in candidates:
@@ -282,13 +258,6 @@ def _predicates(operator: Operator, elements: _Elements) -> Iterator[_Predicate]
     for name in elements.integers:
         yield from _of_integers(name, elements)
     yield from _of_cases(operator, elements)
-
-
-def _of_hazards(operator: Operator, elements: _Elements) -> Iterator[_Predicate]:
-    for name, off in elements.hazards.items():
-        for least in (1, 1 / NEARLY):
-            told = f"only where this is wrong too: {inspect.getdoc(operator.hazards[name])}"
-            yield _Predicate(name, told, off > least)
 
 
 def _of_index(letter: str, elements: _Elements) -> Iterator[_Predicate]:

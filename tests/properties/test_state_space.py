@@ -150,7 +150,7 @@ WRONG: dict[str, tuple[Operator, Call, str | None]] = {
         lambda Ab, Bb, C, length: columns(Ab, Bb, C, length + 1)[1:].clone(),
         "starts_one_lag_late",
     ),
-    "diagonalised": (SSM_KERNEL, diagonalised, "naive diagonalisation"),
+    "diagonalised": (SSM_KERNEL, diagonalised, None),
 }
 
 
