@@ -176,6 +176,7 @@ HIPPO_PROJECT = Operator(
         "not_orthonormal": _values,
     },
     structure=_structure,
+    paired=("n",),
     properties=(
         Property(
             "it_is_the_legendre_projection",
