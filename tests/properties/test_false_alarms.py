@@ -52,6 +52,9 @@ def judged(operator: Operator, dtype: str, seed: int) -> Iterator[str]:
     claims: dict[str | None, list[Trial]] = {right[0].form: trials}
     for kernel in right:
         for trial in claims.setdefault(kernel.form, [t.under(kernel) for t in trials]):
+            asked = {n: trial.case.arguments.get(n, values[0]) for n, values in operator.conventions.items()}
+            if any(value != operator.conventions[n][0] and not kernel.supports(n) for n, value in asked.items()):
+                continue  # of this convention it is never asked
             mine = trial.under(kernel)
             try:
                 mine.agree()
