@@ -41,7 +41,10 @@ def kernels(operator: Operator, dtype: str) -> list[Subject]:
     ours = [
         k.subject()
         for k in known_kernels()[0]
-        if k.operator is operator and dtype in k.claims.dtypes and not k.claims.requires and not k.claims.interpreted
+        if k.operator is operator
+        and dtype in k.claims.dtypes
+        and not k.claims.interpreted
+        and ".adapters." not in k.place
     ]
     return [*right_kernels(operator, dtype), *ours]
 
