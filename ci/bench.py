@@ -157,7 +157,7 @@ class Wanted:
         found = []
         operators = {k.operator.name: k.operator for k in self.kernels}
         for operator in operators.values():
-            cases = [c for c in (*operator.timed, *operator.large) if c in (self.cases or operator.timed)]
+            cases = [c for c in operator.timed if not self.cases or c in self.cases]
             for case, dtype, mode, count in product(cases, self.dtypes, self.modes, self.threads):
                 setup = Setup(operator.name, case, dtype, mode, count, self.device)
                 peers = [k for k in self.kernels if k.operator.name == operator.name and dtype in k.claims.dtypes]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from assay.bench import Missing, Timed
     from assay.compare import Compared
     from assay.history import Record, Step
+    from assay.lengths import Lengths
 
 
 def _dtypes(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...]:
@@ -29,6 +30,15 @@ def _dtypes(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...
         if name not in DTYPES:
             raise Usage(f"there is no dtype {name!r}; there are {', '.join(DTYPES)}")
     return names
+
+
+def _lengths(_: click.Context, __: click.Parameter, given: str | None) -> Lengths | None:
+    from assay.lengths import parsed
+
+    try:
+        return None if given is None else parsed(given)
+    except ValueError as error:
+        raise Usage(str(error)) from None
 
 
 @click.command()
@@ -43,6 +53,9 @@ def _dtypes(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...
     help="Comma-separated.",
 )
 @click.option("--case", "cases", multiple=True, help="Only this case of the contract, repeatable.")
+@click.option(
+    "--lengths", callback=_lengths, metavar="AXIS=N,N,...", help="Time each case at these lengths of an axis."
+)
 @click.option("--mode", type=click.Choice(["forward", "both"]), default="both", show_default=True)
 @click.option(
     "--threads", "thread_counts", type=click.IntRange(1), multiple=True, help="Repeatable; one and all, if not given."
@@ -52,13 +65,14 @@ def _dtypes(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...
 @click.option("--no-memory", is_flag=True, help="Do not measure peak memory, which takes a process for each kernel.")
 @click.option("--wrong", is_flag=True, help="Time kernels that break their contract too, and mark them.")
 @click.option("--json", "json_path", help="Write pytest-benchmark's JSON here.", **WRITTEN)
-@click.option("--plot", "plot_path", help="Draw the roofline and the peers into this PNG file.", **WRITTEN)
+@click.option("--plot", "plot_path", help="Draw the roofline and the peers, or time over length.", **WRITTEN)
 @click.option("--html", "html_path", help="Write a page to look at here.", **HTML)
 @QUIET
 def bench(
     kernels: tuple[str, ...],
     dtypes: tuple[str, ...],
     cases: tuple[str, ...],
+    lengths: Lengths | None,
     mode: str,
     thread_counts: tuple[int, ...],
     device: str,
@@ -89,6 +103,8 @@ def bench(
             found, left_out = chosen(kernels)
         found, untimed = timeable(list({k.spelling: k for k in found}.values()), device)
         _known_cases(found, cases)
+        if lengths is not None:
+            found, cases = lengths.of(found, cases), ()
         modes = (False,) if mode == "forward" else (False, True)
         threads = thread_counts or one_and_all(device)
         wanted = Wanted(found, dtypes, modes, cases, threads, device, seconds, memory=not no_memory, wrong=wrong)
@@ -108,9 +124,13 @@ def bench(
     if json_path is not None and session.saved:
         write_json(json_path, session.saved)
     if plot_path is not None and session.found:
+        from assay.lengths import plot_lengths
         from assay.plots import plot_timed
 
-        plot_timed(plot_path, session.found)
+        if lengths is None:
+            plot_timed(plot_path, session.found)
+        else:
+            plot_lengths(plot_path, session.found, lengths)
     if html_path is not None:
         from assay import webpage
 
@@ -249,7 +269,7 @@ def history(
 
 
 def _known_cases(kernels: Sequence[object], cases: Sequence[str]) -> None:
-    known = dict.fromkeys(c for k in kernels for c in (*k.operator.timed, *k.operator.large))  # type: ignore[attr-defined]
+    known = dict.fromkeys(c for k in kernels for c in k.operator.timed)  # type: ignore[attr-defined]
     for case in cases:
         if case not in known:
             raise Usage(f"there is no case {case!r} to time; there are {', '.join(known) or 'none'}")

@@ -106,7 +106,7 @@ class Inputs:
         return {
             "tensors": tensors,
             "keywords": named,
-            "required": list({**operator.timed, **operator.large}[setup.case].keywords),
+            "required": list(operator.timed[setup.case].keywords),
             "differentiate": [t["name"] for t in tensors if t["name"] in operator.tensors] if setup.backward else [],
             "module": module,
             "function": function,

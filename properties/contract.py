@@ -192,6 +192,10 @@ class Operator:
     mutants: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     """Wrong kernels that no definition describes, each a function (right kernel, arguments, cotangents or None, memory)
     -> Answer, whose docstring says in one line what it does."""
+    hazards: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    """Ways to compute the same function that are so ill-conditioned that none may be claimed, each a function of the
+    arguments -> outputs in NumPy, or None where there is no other way; its docstring says in one line what it does.
+    Each is a mutant, and a kernel that is wrong where one of them is, is said to be."""
     survivors: Mapping[str, str] = field(default_factory=dict)
     """Why a mutant is rightly not rejected: a pattern for `name dtype`, and the reason."""
     properties: tuple[Property | Statistic, ...] = ()
@@ -216,8 +220,6 @@ class Operator:
     timed: Mapping[str, Structure] = field(default_factory=dict)
     """The cases on which kernels are timed, by name: sizes, and keywords that every kernel timed on it must have. The
     first takes about a millisecond at most: it is the one on which regressions are looked for."""
-    large: Mapping[str, Structure] = field(default_factory=dict)
-    """Likewise, but only where a case is asked for by its name: they take minutes, or much memory."""
     source: str = ""
     """Paper and equation."""
 
@@ -231,7 +233,7 @@ class Operator:
         names = [i.name for i in self.inputs] + [p.name for p in self.parameters] + list(self.conventions)
         if len(set(names)) < len(names):
             raise ValueError(f"operator {self.name}: two arguments have the same name")
-        if (self.timed or self.large) and self.work is None:
+        if self.timed and self.work is None:
             raise ValueError(f"operator {self.name}: what is timed needs `work`")
 
     @property

@@ -483,7 +483,6 @@ def _work(*, n: int, d: int, itemsize: int, backward: bool) -> Work:
 
 
 TIMED = {"short": Structure(sizes={"n": 128, "d": 512}), "long": Structure(sizes={"n": 2048, "d": 512})}
-LARGE = {"large": Structure(sizes={"n": 16_384, "d": 512}), "largest": Structure(sizes={"n": 32_768, "d": 512})}
 
 
 COMMON = (
@@ -516,7 +515,6 @@ CLIP_LOSS = Operator(
     structure=_structure,
     work=_work,
     timed=TIMED,
-    large=LARGE,
     regimes=REGIMES,
     paired=("n",),
     wide=(0,),
@@ -567,7 +565,6 @@ SIGLIP_LOSS = Operator(
     structure=_structure,
     work=_work,
     timed=TIMED,
-    large=LARGE,
     regimes=REGIMES,
     paired=("n",),
     wide=(0,),

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from assay.properties.contract import Definition, Operator, Property, Structure, Tensor, Work
 from assay.properties.drawing import Values
-from assay.properties.emulated import Emulated, Memory
-from assay.properties.trial import Answer, Trial
+from assay.properties.emulated import computing
+from assay.properties.laws import adds_in, few_bits
+from assay.properties.trial import Trial
 from assay.reference import convolution as reference
 from assay.reference.arithmetic.array import Array
-from assay.reference.arithmetic.oracle import Arguments
 from assay.reference.arithmetic.precision import Format
 
 
@@ -83,11 +83,6 @@ def _turned(u: Any, K: Any) -> Any:
     return reference.by_transform(u, u.xp.flip(K, axis=-1))
 
 
-def _transformed(kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None, memory: Memory) -> Answer:
-    """computes by transforms and claims the sums themselves"""
-    return kernel.but(text=reference.by_transform).answer(arguments, cotangents)
-
-
 # Properties -----------------------------------------------------------------------------------------------------------
 
 
@@ -95,20 +90,14 @@ def _arrays(trial: Trial) -> tuple[Values, Values]:
     return trial.case.arguments["u"], trial.case.arguments["K"]
 
 
-def _few_bits(trial: Trial, shape: tuple[int, ...], number: int = 0) -> Values:
-    """Numbers whose sums are exact in every dtype."""
-    return trial.rounded(np.random.default_rng((trial.case.seed, number)).integers(-4, 5, shape) / 4)
-
-
 def _direct(trial: Trial) -> Array | None:
     """Numbers of few bits, so that the sums are exact here too."""
     u, K = _arrays(trial)
-    few, kernel = _few_bits(trial, u.shape), _few_bits(trial, K.shape, 1)
-    one, two = few.astype(np.float64), kernel.astype(np.float64)
+    one, two = few_bits(trial, u.shape), few_bits(trial, K.shape, 1)
     exact = np.zeros(np.broadcast_shapes(one.shape, two.shape))
     for lag in range(u.shape[-1]):
         exact[..., lag:] += two[..., lag, None] * one[..., : u.shape[-1] - lag]
-    return trial.call(u=few, K=kernel) - trial.given(exact)
+    return trial.call(u=trial.rounded(one), K=trial.rounded(two)) - trial.given(exact)
 
 
 def _impulse(trial: Trial) -> Array | None:
@@ -151,13 +140,6 @@ def _future(trial: Trial) -> Array | None:
     return trial.call(**changes)[..., : last + 1] - trial.call()[..., : last + 1]
 
 
-def _inputs_add(trial: Trial) -> Array | None:
-    shape = _arrays(trial)[0].shape
-    one, two = _few_bits(trial, shape), _few_bits(trial, shape, 1)
-    both = trial.rounded(one.astype(np.float64) + two.astype(np.float64))
-    return trial.call(u=both) - trial.call(u=one) - trial.call(u=two)
-
-
 def _channels(trial: Trial) -> Array | None:
     """A channel alone is what it is among others."""
     u, K = _arrays(trial)
@@ -187,7 +169,7 @@ FFT_CONVOLVE = Operator(
         "shown_from_the_middle": _shown(lambda t: t // 2),
     },
     backward=reference.backward,
-    mutants={"unclaimed form fft": _transformed},
+    mutants={"unclaimed form fft": computing("fft")},
     regimes={"decaying kernel": _decaying, "at the end": _at_the_end},
     properties=(
         Property("it_is_the_sum", "of numbers of few bits: y_i = sum_{j <= i} K_j u_{i-j}", _direct),
@@ -195,7 +177,7 @@ FFT_CONVOLVE = Operator(
         Property("it_commutes", "K * u = u * K", _commutes),
         Property("it_commutes_with_time", "a later u, a later y", _late),
         Property("future_weighs_nothing", "whatever comes later, y stays within its bound", _future),
-        Property("inputs_add", "y(u + u') = y(u) + y(u')", _inputs_add),
+        Property("inputs_add", "y(u + u') = y(u) + y(u')", adds_in("u")),
         Property("channels_are_apart", "a channel alone is what it is among others", _channels),
     ),
     work=_work,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from assay.properties.contract import Definition, Operator, Positive, Property, Real, Sizes, Structure, Tensor, Work
 from assay.properties.drawing import Values
+from assay.properties.laws import few_bits
 from assay.properties.trial import Trial
 from assay.reference import discretize as reference
 from assay.reference.arithmetic.array import Array
@@ -111,15 +112,48 @@ def _input_by_mean(Ab: Any, Bb: Any, *, A: Any, B: Any, dt: Any, method: str) ->
     return Ab, ((expm(dt * A) + one) @ (dt * B)[:, None])[:, 0] / 2
 
 
+# Hazards -------------------------------------------------------------------------------------------------------------
+
+Stepped = tuple[Values, Values]
+
+
+def _by_quotient(A: Values, B: Values, *, dt: float, method: str = "bilinear", **rest: Any) -> Stepped | None:
+    """Bb of zoh is (exp(dt A) - 1) / A B as commonly written: of a small dt A, hardly a digit is left"""
+    single = np.promote_types(A.dtype, np.float32)
+    step = A.astype(np.float64) * float(dt)
+    if method != "zoh" or not np.isfinite(step).all():
+        return None
+    one = np.eye(len(B))
+    times = max(0, int(np.ceil(np.log2(1 + np.abs(step).sum(-1).max()))))
+    term = power = one
+    for k in range(1, 24):
+        term = term @ (step / 2**times) / k
+        power = power + term
+    Ab = np.linalg.matrix_power(power, 2**times).astype(single)
+    try:
+        return Ab, np.linalg.solve(A.astype(single), (Ab - one.astype(single)) @ B.astype(single))
+    except np.linalg.LinAlgError:
+        return Ab, np.full(len(B), np.nan)
+
+
+def _diagonalised(A: Values, B: Values, *, dt: float, method: str = "bilinear", **rest: Any) -> Stepped | None:
+    """exponentials are taken of the eigenvalues, between the eigenvectors and their inverse"""
+    single = np.promote_types(A.dtype, np.float32)
+    if method != "zoh" or not np.isfinite(A.astype(single)).all():
+        return None
+    values, vectors = np.linalg.eig(A.astype(single))
+    z = values * single.type(dt)
+    held = np.where(values == 0, dt, np.expm1(z) / np.where(values == 0, 1, values))
+    back = np.linalg.inv(vectors)
+    Ab, Bb = (vectors * np.exp(z)) @ back, (vectors * held) @ (back @ B.astype(single))
+    return np.asarray(Ab.real), np.asarray(Bb.real)
+
+
 # Properties ----------------------------------------------------------------------------------------------------------
 
 
 def _arrays(trial: Trial) -> tuple[Values, Values]:
     return trial.case.arguments["A"], trial.case.arguments["B"]
-
-
-def _few_bits(trial: Trial, shape: tuple[int, ...], number: int = 0) -> Values:
-    return np.random.default_rng((trial.case.seed, number)).integers(-4, 5, shape) / 4
 
 
 def _beside(trial: Trial, Ab: Array, Bb: Array) -> Array:
@@ -174,7 +208,7 @@ def _products(trial: Trial) -> Array | None:
 def _fixed_point(trial: Trial) -> Array | None:
     """x' = A x + B rests at x where B = -A x; so does x = Ab x + Bb. Numbers of few bits, so that B is exact."""
     n = len(_arrays(trial)[1])
-    A, x = _few_bits(trial, (n, n)), _few_bits(trial, (n,), 1)
+    A, x = few_bits(trial, (n, n)), few_bits(trial, (n,), 1)
     Ab, Bb = trial.calls(A=trial.rounded(A), B=trial.rounded(np.asarray(-A @ x)))
     rest = trial.given(x)
     return (Ab @ rest[:, None])[:, 0] + Bb - rest
@@ -223,6 +257,7 @@ DISCRETIZE = Operator(
         "exponential_of_each_element": _and(_exponential_of_elements),
         "identity_left_out": _and(lambda Ab, Bb, *, A, **rest: (Ab - identity(A.xp, A.shape[0], A), Bb)),
     },
+    hazards={"(exp(z) - 1) / z": _by_quotient, "naive diagonalisation": _diagonalised},
     structure=_structure,
     regimes={
         "dissipative": _of(_dissipative),

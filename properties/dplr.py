@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,12 @@ from hypothesis import strategies as st
 
 from assay.properties.contract import Definition, Operator, Positive, Property, Sizes, Structure, Tensor, Work
 from assay.properties.drawing import LONG, Values
-from assay.properties.emulated import ByHand, Emulated, Memory
-from assay.properties.trial import Answer, Trial
+from assay.properties.emulated import computing
+from assay.properties.laws import adds_in, longer
+from assay.properties.trial import Trial
 from assay.reference import dplr as reference
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.complex import conj
-from assay.reference.arithmetic.oracle import Arguments
 from assay.reference.arithmetic.precision import Format
 
 
@@ -65,6 +64,28 @@ def _lost(random: np.random.Generator, shapes: Mapping[str, tuple[int, ...]], dt
     return found | {"Lambda": 16 * found["Lambda"], "dt": 1.0}
 
 
+def _near_poles(random: np.random.Generator, shapes: Mapping[str, tuple[int, ...]], dtype: Format) -> dict[str, Any]:
+    """States that hardly decay, at the frequencies of roots of unity, the first at rest: poles of all Cauchy products
+    beside their nodes, which the low rank moves away."""
+    n, dt = shapes["C"][0], 0.5
+    turn = np.where(np.arange(n) == 0, 0, random.integers(-2, 3, n) / 6)
+    turns = 2j / dt * np.tan(np.pi * turn)  # what the bilinear rule makes a root of 12th order
+    P = _complex(random, n)
+    rates = turns - np.exp2(-random.uniform(5, 10, n))
+    return {"Lambda": rates, "P": P, "Q": P, "B": _complex(random, n), "C": _complex(random, n), "dt": dt}
+
+
+def _defective(random: np.random.Generator, shapes: Mapping[str, tuple[int, ...]], dtype: Format) -> dict[str, Any]:
+    """One eigenvalue, with one eigenvector less than states: P and Q are orthogonal, of numbers of few bits."""
+    n = shapes["C"][0]
+    P = random.integers(1, 5, n) + 1j * random.integers(1, 5, n)
+    Q = np.zeros(n, complex)
+    if n > 1:
+        Q[:2] = P[1].conj(), -P[0].conj()
+    rates = np.full(n, -0.5 + 1j * random.integers(-4, 5))
+    return {"Lambda": rates, "P": P / 2, "Q": Q / 2, "B": _complex(random, n), "C": _complex(random, n)}
+
+
 # Slips ---------------------------------------------------------------------------------------------------------------
 
 
@@ -92,53 +113,30 @@ def _kept(Lambda: Any, P: Any, Q: Any, B: Any, C: Any, *, dt: Any, length: int) 
     return whole[:length] - whole[length:]
 
 
-def _as(form: str) -> ByHand:
-    """A mutant that claims the recurrence and computes another form."""
-
-    def mutant(kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None, memory: Memory) -> Answer:
-        return kernel.but(text=FORMS[form]).answer(arguments, cotangents)
-
-    mutant.__doc__ = f"computes the form {form} and claims another"
-    return mutant
-
-
-def _generated(kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None, memory: Memory) -> Answer:
-    """divides by 1 + z at z = -1, as the generating function with 2 / dt (1 - z) / (1 + z) does"""
-    found = kernel.answer(arguments, cotangents)
-    Lambda, P, Q, B, C = (np.asarray(arguments[name], np.complex64) for name in NAMES)
-    length, dt, n = int(arguments["length"]), np.float32(arguments["dt"]), len(Lambda)
-    z = np.exp(-2j * np.pi * np.arange(length) / length).astype(np.complex64)
+def _generated(Lambda: Values, P: Values, Q: Values, B: Values, C: Values, *, dt: float, length: int) -> Values | None:
+    """at z = -1 the generating function is divided by 1 + z, in 2 / dt (1 - z) / (1 + z)"""
+    kind, n = Lambda.dtype, len(Lambda)
+    z = np.exp(-2j * np.pi * np.arange(length) / length).astype(kind)
     if length % 2 == 0:
         z[length // 2] = -1
-    with np.errstate(all="ignore"):
-        A, one = np.diag(Lambda) - np.outer(P, Q.conj()), np.eye(n, dtype=np.complex64)
-        try:
-            Ab = np.linalg.solve(one - dt / 2 * A, one + dt / 2 * A)
-            left = C - C @ np.linalg.matrix_power(Ab, length)
-        except np.linalg.LinAlgError:
-            return found
-        g = (np.float32(2) / dt * (1 - z) / (1 + z))[:, None]
-        cb, cp, qb, qp = ((v * w / (g - Lambda)).sum(-1) for v in (left, Q.conj()) for w in (B, P))
-        lags = np.fft.ifft(2 / (1 + z) * (cb - cp * qb / (1 + qp))).real
-    return replace(found, outputs=(lags.astype(found.outputs[0].dtype),))
+    A, one, step = np.diag(Lambda) - np.outer(P, Q.conj()), np.eye(n, dtype=kind), Lambda.real.dtype.type(dt)
+    Ab = np.linalg.solve(one - step / 2 * A, one + step / 2 * A)
+    left = C - C @ np.linalg.matrix_power(Ab, length)
+    g = (2 / step * (1 - z) / (1 + z))[:, None]
+    cb, cp, qb, qp = ((v * w / (g - Lambda)).sum(-1) for v in (left, Q.conj()) for w in (B, P))
+    return np.asarray(np.fft.ifft(2 / (1 + z) * (cb - cp * qb / (1 + qp))).real)
 
 
 def _diagonalised(
-    kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None, memory: Memory
-) -> Answer:
-    """computes poles and residues from the eigenvalues of A, which nearly coincide where it is far from normal"""
-    found = kernel.answer(arguments, cotangents)
-    Lambda, P, Q, B, C = (np.asarray(arguments[name], np.complex64) for name in NAMES)
-    length, dt = int(arguments["length"]), np.float32(arguments["dt"])
-    with np.errstate(all="ignore"):
-        A = np.diag(Lambda) - np.outer(P, Q.conj())
-        if not np.isfinite(A).all():
-            return found
-        values, vectors = np.linalg.eig(A)
-        weight = (C @ vectors) * np.linalg.lstsq(vectors, B, rcond=None)[0] * dt / (1 - dt / 2 * values)
-        powers = ((1 + dt / 2 * values) / (1 - dt / 2 * values)) ** np.arange(length)[:, None]
-        lags = (powers @ weight).real
-    return replace(found, outputs=(lags.astype(found.outputs[0].dtype),))
+    Lambda: Values, P: Values, Q: Values, B: Values, C: Values, *, dt: float, length: int
+) -> Values | None:
+    """poles and residues are computed from the eigenvectors of A, which nearly coincide where it is far from normal"""
+    A, half = np.diag(Lambda) - np.outer(P, Q.conj()), Lambda.real.dtype.type(dt) / 2
+    if not np.isfinite(A).all():
+        return None
+    values, vectors = np.linalg.eig(A)
+    weight = (C @ vectors) * np.linalg.lstsq(vectors, B, rcond=None)[0] * 2 * half / (1 - half * values)
+    return np.asarray((((1 + half * values) / (1 - half * values)) ** np.arange(length)[:, None] @ weight).real)
 
 
 # Properties ----------------------------------------------------------------------------------------------------------
@@ -146,12 +144,6 @@ def _diagonalised(
 
 def _arrays(trial: Trial) -> dict[str, Values]:
     return {name: trial.case.arguments[name] for name in NAMES}
-
-
-def _few_bits(trial: Trial, shape: tuple[int, ...], number: int = 0) -> Values:
-    """Complex numbers whose sums are exact in every dtype."""
-    drawn = np.random.default_rng((trial.case.seed, number)).integers(-4, 5, (2, *shape)) / 4
-    return trial.rounded(drawn[0] + 1j * drawn[1])
 
 
 def _diagonal(trial: Trial) -> Array | None:
@@ -180,23 +172,6 @@ def _turned(trial: Trial) -> Array | None:
 
 def _conjugated(trial: Trial) -> Array | None:
     return trial.call(**{name: np.conj(x) for name, x in _arrays(trial).items()}) - trial.call()
-
-
-def _rows_add(trial: Trial) -> Array | None:
-    shape = _arrays(trial)["C"].shape
-    one, two = _few_bits(trial, shape), _few_bits(trial, shape, 1)
-    both = trial.rounded(one.astype(np.complex128) + two.astype(np.complex128))
-    return trial.call(C=both) - trial.call(C=one) - trial.call(C=two)
-
-
-def _longer(trial: Trial) -> Array | None:
-    """A longer kernel begins with a shorter one, whatever length C is meant for."""
-    length = int(trial.case.arguments["length"])
-    short = trial.case.seed % length
-    if not short:
-        return None
-    parts = [trial.call(length=size)[:short] - trial.call()[:short] for size in (short, length + 3)]
-    return parts[0].xp.concat(parts, axis=0)
 
 
 def _products(trial: Trial) -> Array | None:
@@ -237,21 +212,18 @@ S4_KERNEL = Operator(
         "low_rank_left_out": _at(lambda P, **rest: {"P": 0 * P}),
         "half_a_step": _at(lambda dt, **rest: {"dt": dt / 2}),
     },
-    mutants={
-        "unclaimed form cauchy": _as("cauchy"),
-        "z = -1": _generated,
-        "naive diagonalisation": _diagonalised,
-    },
+    mutants={"unclaimed form cauchy": computing("cauchy")},
+    hazards={"z = -1": _generated, "naive diagonalisation": _diagonalised},
     structure=_structure,
     paired=("n",),
-    regimes={"legs": _legs, "damped": _damped, "long steps": _lost},
+    regimes={"legs": _legs, "damped": _damped, "long steps": _lost, "near poles": _near_poles, "defective": _defective},
     properties=(
         Property("without_low_rank_states_add", "P = 0: K is the sum of the kernels of the states", _diagonal),
         Property("states_permute", "another order of the states is the same system", _ordered),
         Property("low_rank_has_no_phase", "i P and i Q are P and Q", _turned),
         Property("conjugates_are_meant", "the conjugate system has the same kernel", _conjugated),
-        Property("rows_add", "K(C + C') = K(C) + K(C')", _rows_add),
-        Property("a_longer_kernel_begins_alike", "K(l) begins with K(m) for m < l, and so does K(l + 3)", _longer),
+        Property("rows_add", "K(C + C') = K(C) + K(C')", adds_in("C")),
+        Property("a_longer_kernel_begins_alike", "K(l) begins with K(m) for m < l, and so does K(l + 3)", longer),
         Property("only_products_with_dt_matter", "2 A, 2 B and dt / 2 give what A, B and dt give", _products),
     ),
     work=_work,

@@ -398,6 +398,39 @@ def keeping(kind: str, kept: Format, text: Definition | None = None) -> ByHand:
     return mutant
 
 
+def computing(form: str) -> ByHand:
+    """A mutant that computes one form and claims another."""
+
+    def mutant(kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None, memory: Memory) -> Answer:
+        return kernel.but(text=kernel.operator.texts[form]).answer(arguments, cotangents)
+
+    mutant.__doc__ = f"computes the form {form} and claims another"
+    return mutant
+
+
+def going(hazard: Callable[..., Any]) -> ByHand:
+    """A mutant that goes an ill-conditioned way, forward."""
+
+    def mutant(kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None, memory: Memory) -> Answer:
+        found, outputs = kernel.answer(arguments, cotangents), by_hazard(hazard, arguments)
+        if outputs is None:
+            return found
+        return replace(found, outputs=tuple(kernel.returned(x, number) for number, x in enumerate(outputs)))
+
+    mutant.__doc__ = inspect.getdoc(hazard)
+    return mutant
+
+
+def by_hazard(hazard: Callable[..., Any], arguments: Arguments) -> tuple[Values, ...] | None:
+    """What an ill-conditioned way returns; None where there is no such way."""
+    with np.errstate(all="ignore"):
+        try:
+            found = hazard(**arguments)
+        except np.linalg.LinAlgError:
+            return None
+    return found if found is None or isinstance(found, tuple) else (found,)
+
+
 def passed(
     kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None
 ) -> tuple[list[Site], list[Term]]:

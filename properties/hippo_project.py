@@ -10,6 +10,7 @@ import numpy as np
 
 from assay.properties.contract import Definition, Operator, Property, Size, Sizes, Structure, Tensor, Work
 from assay.properties.drawing import Values
+from assay.properties.laws import adds_in, few_bits
 from assay.properties.trial import Trial
 from assay.properties.truth import JUDGE
 from assay.reference import hippo_project as reference
@@ -89,14 +90,10 @@ def _given(trial: Trial) -> tuple[Values, int]:
     return trial.case.arguments["f"], int(trial.case.arguments["n"])
 
 
-def _few_bits(trial: Trial, t: int, number: int = 0) -> Values:
-    return np.random.default_rng((trial.case.seed, number)).integers(-4, 5, t) / 4
-
-
 def _projection(trial: Trial) -> Array | None:
     """Of the step function: integrals of Legendre polynomials between ratios, in ratios."""
     f, n = _given(trial)
-    few = _few_bits(trial, len(f))
+    few = few_bits(trial, (len(f),))
     exact = [Fraction(x) for x in few]
     rows = [_of_steps(exact[: k + 1], n) for k in range(len(f))]
     wanted = np.array([[np.longdouble(c.numerator) / np.longdouble(c.denominator) for c in row] for row in rows])
@@ -146,16 +143,9 @@ def _past(trial: Trial) -> Array | None:
     return trial.call()[:s] - trial.call(f=f[:s])
 
 
-def _linear(trial: Trial) -> Array | None:
-    f, _ = _given(trial)
-    one, two = (_few_bits(trial, len(f), number) for number in (1, 2))
-    both = trial.call(f=trial.rounded(one + two))
-    return both - trial.call(f=trial.rounded(one)) - trial.call(f=trial.rounded(two))
-
-
 def _mean(trial: Trial) -> Array | None:
     f, _ = _given(trial)
-    few = _few_bits(trial, len(f))
+    few = few_bits(trial, (len(f),))
     means = JUDGE.lift(np.cumsum(few)) / (JUDGE.arange(len(f)) + 1)
     return trial.call(f=trial.rounded(few))[:, 0] - means
 
@@ -187,6 +177,7 @@ HIPPO_PROJECT = Operator(
         "not_orthonormal": _values,
     },
     structure=_structure,
+    paired=("n",),
     properties=(
         Property(
             "it_is_the_legendre_projection",
@@ -203,7 +194,7 @@ HIPPO_PROJECT = Operator(
         Property("a_constant_stays", "f = a: c_k = a e_0", _constant),
         Property("fewer_coefficients_are_the_first", "c of m < n is the first m of c", _nested),
         Property("the_past_alone_counts", "c_k depends on f_0, ..., f_k", _past),
-        Property("it_is_linear", "c(f + g) = c(f) + c(g)", _linear),
+        Property("it_is_linear", "c(f + g) = c(f) + c(g)", adds_in("f")),
         Property("the_first_is_the_mean", "c_k0 = the mean of f_0, ..., f_k", _mean, about=MEANS),
     ),
     work=_work,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from assay.properties.contract import Operator, Positive, Property, Sizes, Structure, Tensor, Work
 from assay.properties.drawing import Values, place
 from assay.properties.emulated import keeping
+from assay.properties.laws import few_bits
 from assay.properties.trial import Trial
 from assay.properties.truth import JUDGE
 from assay.reference import linear_attention as reference
@@ -255,17 +256,12 @@ def _queries_permute(trial: Trial) -> Array | None:
     return trial.call(q=q[..., order, :]) - out.xp.take(out, order, axis=-2)
 
 
-def _few_bits(trial: Trial, shape: tuple[int, ...], number: int = 0) -> Values:
-    """Numbers whose sums are exact in every dtype."""
-    return np.random.default_rng((trial.case.seed, number)).integers(-16, 17, shape) / 4
-
-
 def _values_add(trial: Trial) -> Array | None:
     """Values of few bits; a state would be counted twice."""
     if trial.case.arguments.get("state") is not None:
         return None
     shape = _arrays(trial)[2].shape
-    one, two = _few_bits(trial, shape), _few_bits(trial, shape, 1)
+    one, two = few_bits(trial, shape, most=16), few_bits(trial, shape, 1, most=16)
     both, *each = (trial.call(v=trial.rounded(x)) for x in (one + two, one, two))
     return both - each[0] - each[1]
 
@@ -287,7 +283,7 @@ def _softmax_shifts(trial: Trial) -> Array | None:
     q, k, _ = _arrays(trial)
     few = [np.clip(np.rint(x.astype(np.float64) * 4), -16, 16) / 4 for x in (q, k)]
     row, column = (*q.shape[:-1], 1), (*k.shape[:-2], 1, k.shape[-1])
-    moved = [few[0] + _few_bits(trial, row), few[1] + _few_bits(trial, column, 1)]
+    moved = [few[0] + few_bits(trial, row, most=16), few[1] + few_bits(trial, column, 1, most=16)]
     one, two = ({n: trial.rounded(x) for n, x in zip("qk", pair, strict=True)} for pair in (few, moved))
     return trial.call(**one) - trial.call(**two)
 
@@ -509,7 +505,7 @@ def _associates(trial: Trial) -> Array | None:
 
 def _queries_add(trial: Trial) -> Array | None:
     shape = _arrays(trial)[0].shape
-    one, two = _few_bits(trial, shape), _few_bits(trial, shape, 1)
+    one, two = few_bits(trial, shape, most=16), few_bits(trial, shape, 1, most=16)
     both, *each = (trial.call(q=trial.rounded(x)) for x in (one + two, one, two))
     return both - each[0] - each[1]
 

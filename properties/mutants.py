@@ -28,6 +28,7 @@ from assay.properties.emulated import (
     Write,
     Wrong,
     contiguous_strides,
+    going,
     misread,
     passed,
     strides_of,
@@ -543,7 +544,7 @@ def _swapped_gradient(name: str, other: str) -> Callable[[dict[str, Values]], di
 
 
 def _by_hand(operator: Operator, base: Emulated) -> Iterator[Mutant]:
-    for name, function in operator.mutants.items():
+    for name, function in {**operator.mutants, **{n: going(h) for n, h in operator.hazards.items()}}.items():
         text = (inspect.getdoc(function) or name.replace("_", " ")).partition("\n")[0]
         hand: ByHand = function
         yield Mutant(name, "by hand", text, base, {"by_hand": hand})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from assay.properties.contract import Definition, Operator, Positive, Property, Sizes, Structure, Tensor, Work
 from assay.properties.drawing import LONG, Values
-from assay.properties.emulated import ByHand, Emulated, Memory
-from assay.properties.trial import Answer, Trial
+from assay.properties.emulated import computing
+from assay.properties.laws import adds_in, few_bits, longer
+from assay.properties.trial import Trial
 from assay.reference import s4 as reference
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.complex import conj, imag, join, real
-from assay.reference.arithmetic.oracle import Arguments
 from assay.reference.arithmetic.precision import Format
 
 
@@ -118,16 +118,6 @@ def _exponential_of_parts(Lambda: Any, B: Any, C: Any, *, dt: Any, length: int, 
     return 2 * real(powers @ (C * reference._held(Lambda, B, dt, method))[:, None])[:, 0]
 
 
-def _as(form: str) -> ByHand:
-    """A mutant that claims the stable form and computes another."""
-
-    def mutant(kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None, memory: Memory) -> Answer:
-        return kernel.but(text=FORMS[form]).answer(arguments, cotangents)
-
-    mutant.__doc__ = f"computes the form {form} and claims another"
-    return mutant
-
-
 # Properties -----------------------------------------------------------------------------------------------------------
 
 
@@ -135,16 +125,10 @@ def _arrays(trial: Trial) -> tuple[Values, Values, Values]:
     return tuple(trial.case.arguments[name] for name in ("Lambda", "B", "C"))
 
 
-def _few_bits(trial: Trial, shape: tuple[int, ...], number: int = 0) -> Values:
-    """Complex numbers whose sums are exact in every dtype."""
-    drawn = np.random.default_rng((trial.case.seed, number)).integers(-4, 5, (2, *shape)) / 4
-    return trial.rounded(drawn[0] + 1j * drawn[1])
-
-
 def _integrates(trial: Trial) -> Array | None:
     """Lambda = 0: 2 dt Re sum B C, at every lag."""
     n, dt = len(_arrays(trial)[0]), trial.case.arguments["dt"]
-    B, C = _few_bits(trial, (n,)), _few_bits(trial, (n,), 1)
+    B, C = trial.rounded(few_bits(trial, (n,), complex=True)), trial.rounded(few_bits(trial, (n,), 1, complex=True))
     level = 2 * float((B.astype(np.complex128) @ C.astype(np.complex128)).real)
     found = trial.call(Lambda=np.zeros_like(B), B=B, C=C)
     return found - trial.given(np.full(found.shape, level)) * trial.given(np.asarray(dt, np.float64))
@@ -170,23 +154,6 @@ def _states_add(trial: Trial) -> Array | None:
     parts = (slice(cut), slice(cut, None))
     one, two = (trial.call(Lambda=Lambda[part], B=B[part], C=C[part]) for part in parts)
     return trial.call() - one - two
-
-
-def _rows_add(trial: Trial) -> Array | None:
-    n = len(_arrays(trial)[2])
-    one, two = _few_bits(trial, (n,)), _few_bits(trial, (n,), 1)
-    both = trial.rounded(one.astype(np.complex128) + two.astype(np.complex128))
-    return trial.call(C=both) - trial.call(C=one) - trial.call(C=two)
-
-
-def _longer(trial: Trial) -> Array | None:
-    """A longer kernel begins with a shorter one."""
-    length = int(trial.case.arguments["length"])
-    short = trial.case.seed % length
-    if not short:
-        return None
-    parts = [trial.call(length=size)[:short] - trial.call()[:short] for size in (short, length + 3)]
-    return parts[0].xp.concat(parts, axis=0)
 
 
 def _products(trial: Trial) -> Array | None:
@@ -242,7 +209,7 @@ S4D_KERNEL = Operator(
         "half_a_step": _at(lambda dt, **rest: {"dt": dt / 2}),
         "exponential_of_each_part": _exponential_of_parts,
     },
-    mutants={f"unclaimed form {name}": _as(name) for name in ("naive",)},
+    mutants={f"unclaimed form {name}": computing(name) for name in ("naive",)},
     structure=_structure,
     regimes={
         "lin": _of(_lin),
@@ -256,8 +223,8 @@ S4D_KERNEL = Operator(
         Property("conjugates_are_meant", "of each pair, the other one has the same kernel", _conjugated),
         Property("B_and_C_commute", "K(B, C) = K(C, B)", _exchanged),
         Property("states_add", "K is the sum of that of some states and of that of the others", _states_add),
-        Property("rows_add", "K(C + C') = K(C) + K(C')", _rows_add),
-        Property("a_longer_kernel_begins_alike", "K(l) begins with K(m) for m < l, and so does K(l + 3)", _longer),
+        Property("rows_add", "K(C + C') = K(C) + K(C')", adds_in("C")),
+        Property("a_longer_kernel_begins_alike", "K(l) begins with K(m) for m < l, and so does K(l + 3)", longer),
         Property("only_products_with_dt_matter", "2 Lambda, 2 B and dt / 2 give what Lambda, B and dt give", _products),
         Property("half_steps_add", "K_l(dt) = K_{2l}(dt / 2) + K_{2l+1}(dt / 2)", _halves, about=ZOH),
     ),

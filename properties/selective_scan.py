@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from assay.properties.contract import Definition, Operator, Property, Sizes, Structure, Tensor, Work
 from assay.properties.drawing import Values, place
-from assay.properties.emulated import ByHand, Emulated, Memory
-from assay.properties.trial import Answer, Trial
+from assay.properties.emulated import computing
+from assay.properties.laws import adds_in, few_bits
+from assay.properties.trial import Trial
 from assay.properties.truth import JUDGE
 from assay.reference import selective_scan as reference
 from assay.reference.arithmetic.array import Array, vanishes
-from assay.reference.arithmetic.oracle import Arguments
 from assay.reference.arithmetic.precision import Format
 
 
@@ -140,16 +140,6 @@ def _backwards(u: Any, delta: Any, A: Any, B: Any, C: Any, *, D: Any = None, sta
     return xp.flip(y, axis=-1), after
 
 
-def _as(form: str) -> ByHand:
-    """A mutant that claims the stable form and computes another."""
-
-    def mutant(kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None, memory: Memory) -> Answer:
-        return kernel.but(text=FORMS[form]).answer(arguments, cotangents)
-
-    mutant.__doc__ = f"computes the form {form} and claims another"
-    return mutant
-
-
 # Properties ----------------------------------------------------------------------------------------------------------
 
 
@@ -163,9 +153,8 @@ def _without(trial: Trial, name: str) -> dict[str, Any]:
     return {} if x is None else {name: np.zeros_like(x)}
 
 
-def _few_bits(trial: Trial, shape: tuple[int, ...], number: int = 0) -> Values:
-    """Numbers whose sums are exact in every dtype."""
-    return trial.rounded(np.random.default_rng((trial.case.seed, number)).integers(-16, 17, shape) / 4)
+def _from_nothing(trial: Trial) -> dict[str, Any]:
+    return _without(trial, "state")
 
 
 def _no_step(trial: Trial) -> Array | None:
@@ -205,10 +194,10 @@ def _steps_add(trial: Trial) -> Array | None:
 def _no_decay(trial: Trial) -> Array | None:
     """A = 0, numbers of few bits: sum_{j <= k} <C_k, B_j> delta_j u_j + D u_k, which is linear attention."""
     u, delta, A, B, C = _arrays(trial)
-    few = [_few_bits(trial, x.shape, number) for number, x in enumerate((u, delta, B, C))]
-    values, steps, columns, rows = (x.astype(np.float64) for x in few)
-    names = ("u", "delta", "B", "C")
-    changes = dict(zip(names, few, strict=True)) | _without(trial, "state")
+    given = {"u": u, "delta": delta, "B": B, "C": C}
+    few = [few_bits(trial, x.shape, number, most=16) for number, x in enumerate(given.values())]
+    values, steps, columns, rows = few
+    changes = {name: trial.rounded(x) for name, x in zip(given, few, strict=True)} | _without(trial, "state")
     y = trial.call(**changes, A=np.zeros_like(A))
     weights = np.einsum("bnk,bnj->bkj", rows, columns) * np.tri(u.shape[-1])
     exact = np.einsum("bkj,bdj->bdk", weights, steps * values)
@@ -227,14 +216,6 @@ def _constant(trial: Trial) -> Array | None:
     late = np.concatenate([np.zeros_like(u[..., :1]), u[..., :-1]], axis=-1)
     changes = same | _without(trial, "state")
     return trial.call(**changes, u=late)[..., 1:] - trial.call(**changes)[..., :-1]
-
-
-def _inputs_add(trial: Trial) -> Array | None:
-    shape = _arrays(trial)[0].shape
-    one, two = _few_bits(trial, shape), _few_bits(trial, shape, 1)
-    changes = _without(trial, "state")
-    both = trial.call(**changes, u=trial.rounded(one.astype(np.float64) + two.astype(np.float64)))
-    return both - trial.call(**changes, u=one) - trial.call(**changes, u=two)
 
 
 def _states_add(trial: Trial) -> Array | None:
@@ -353,7 +334,7 @@ SELECTIVE_SCAN = Operator(
         "from_the_last_position_to_the_first": _backwards,
         **{f"chunks_of_{size}_forget_what_came_before": partial(_scan, forgets=size) for size in CHUNKS},
     },
-    mutants={f"unclaimed form {name}": _as(name) for name in ("chunked",)},
+    mutants={f"unclaimed form {name}": computing(name) for name in ("chunked",)},
     wide=(1,),
     structure=_structure,
     regimes={
@@ -371,7 +352,11 @@ SELECTIVE_SCAN = Operator(
             _no_decay,
         ),
         Property("what_is_constant_commutes_with_time", "delta, B and C constant: a later u, a later y", _constant),
-        Property("inputs_add", "without state: y(u + u') = y(u) + y(u')", _inputs_add),
+        Property(
+            "inputs_add",
+            "without state: y(u + u') = y(u) + y(u')",
+            adds_in("u", lambda trial: _without(trial, "state")),
+        ),
         Property("states_add", "without D: y is the sum of that of some states and of that of the others", _states_add),
         Property("channels_are_apart", "a channel alone is what it is among others", _channels),
         Property("future_is_unseen", "whatever comes later, y keeps its bits", _future),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,12 +11,11 @@ from hypothesis import strategies as st
 
 from assay.properties.contract import Definition, Operator, Property, Sizes, Structure, Tensor, Work
 from assay.properties.drawing import LONG, Values, place
-from assay.properties.emulated import Emulated, Memory
-from assay.properties.trial import Answer, Trial
+from assay.properties.laws import adds_in, few_bits, longer
+from assay.properties.trial import Trial
 from assay.properties.truth import JUDGE
 from assay.reference import state_space as reference
 from assay.reference.arithmetic.array import Array
-from assay.reference.arithmetic.oracle import Arguments
 from assay.reference.arithmetic.precision import Format
 
 
@@ -164,20 +162,17 @@ def _powers_of_elements(Ab: Any, Bb: Any, C: Any, *, length: int) -> Any:
     return xp.concat([xp.reshape(lag, (-1,)) for lag in lags], axis=0)
 
 
-def _diagonalised(
-    kernel: Emulated, arguments: Arguments, cotangents: Sequence[Values] | None, memory: Memory
-) -> Answer:
-    """takes powers of the eigenvalues, between the eigenvectors and their inverse"""
-    found = kernel.answer(arguments, cotangents)
-    Ab, Bb, C = (arguments[name].astype(np.float32) for name in SYSTEM)
-    if not (np.isfinite(Ab).all() and len(found.outputs[0])):
-        return found
-    with np.errstate(all="ignore"):
-        values, vectors = np.linalg.eig(Ab)
-        known = np.linalg.lstsq(vectors, Bb.astype(vectors.dtype), rcond=None)[0] if np.isfinite(vectors).all() else Bb
-        powers = values[None, :] ** np.arange(len(found.outputs[0]))[:, None]
-        lags = np.real((powers * known) @ (C @ vectors))
-        return replace(found, outputs=(lags.astype(found.outputs[0].dtype),))
+def _diagonalised(Ab: Values, Bb: Values, C: Values, *, length: int) -> Values | None:
+    """powers are taken of the eigenvalues, between the eigenvectors and their inverse"""
+    single = np.promote_types(Ab.dtype, np.float32)
+    Ab, Bb, C = (x.astype(single) for x in (Ab, Bb, C))
+    if not np.isfinite(Ab).all():
+        return None
+    values, vectors = np.linalg.eig(Ab)
+    if not np.isfinite(vectors).all():
+        return None
+    known = np.linalg.lstsq(vectors, Bb.astype(vectors.dtype), rcond=None)[0]
+    return np.asarray(np.real((values[None, :] ** np.arange(length)[:, None] * known) @ (C @ vectors)))
 
 
 # Properties of both ---------------------------------------------------------------------------------------------------
@@ -191,11 +186,6 @@ def _without(trial: Trial) -> dict[str, Any]:
     """The change of arguments that makes the state 0; nothing where there is none."""
     state = trial.case.arguments.get("state")
     return {} if state is None else {"state": np.zeros_like(state)}
-
-
-def _few_bits(trial: Trial, shape: tuple[int, ...], number: int = 0) -> Values:
-    """Numbers whose sums are exact in every dtype."""
-    return trial.rounded(np.random.default_rng((trial.case.seed, number)).integers(-4, 5, shape) / 4)
 
 
 def _ordered(trial: Trial) -> Array | None:
@@ -267,7 +257,7 @@ def _is_convolution(trial: Trial) -> Array | None:
         return None
     impulse = np.zeros(shape)
     impulse[:, 0] = 1
-    u, changes = _few_bits(trial, shape), _without(trial)
+    u, changes = trial.rounded(few_bits(trial, shape)), _without(trial)
     response = trial.call(**changes, u=trial.rounded(impulse))
     y = response * trial.given(u[:, :1])
     for lag in range(1, shape[1]):
@@ -295,13 +285,6 @@ def _late(trial: Trial) -> Array | None:
     changes = _without(trial)
     late = np.concatenate([np.zeros_like(u[:, :1]), u[:, :-1]], axis=1)
     return trial.call(**changes, u=late)[:, 1:] - trial.call(**changes)[:, :-1]
-
-
-def _inputs_add(trial: Trial) -> Array | None:
-    shape, changes = trial.case.arguments["u"].shape, _without(trial)
-    one, two = _few_bits(trial, shape), _few_bits(trial, shape, 1)
-    both = trial.rounded(one.astype(np.float64) + two.astype(np.float64))
-    return trial.call(**changes, u=both) - trial.call(**changes, u=one) - trial.call(**changes, u=two)
 
 
 def _future(trial: Trial) -> Array | None:
@@ -384,7 +367,7 @@ SSM_SCAN = Operator(
         Property("it_is_a_convolution", "y = h * u, with h the response to an impulse", _is_convolution),
         Property("an_impulse_leaves_B", "state B, u = 0: y_k = h_{k+1}", _is_state, ("state",)),
         Property("commutes_with_time", "without state: a later u, a later y", _late),
-        Property("inputs_add", "without state: y(u + u') = y(u) + y(u')", _inputs_add),
+        Property("inputs_add", "without state: y(u + u') = y(u) + y(u')", adds_in("u", _without)),
         Property("future_is_unseen", "whatever comes later, y keeps its bits", _future),
         Property(
             "state_is_handed_over", "the state after any number of positions stands for them", _handed_over, ("state",)
@@ -406,37 +389,20 @@ def _length(trial: Trial) -> int:
     return int(trial.case.arguments["length"])
 
 
-def _longer(trial: Trial) -> Array | None:
-    """A longer kernel begins with the shorter one."""
-    length = _length(trial)
-    short = trial.case.seed % length
-    if not short:
-        return None
-    parts = [trial.call(length=size)[:short] - trial.call()[:short] for size in (short, length + 3)]
-    return parts[0].xp.concat(parts, axis=0)
-
-
 def _next(trial: Trial) -> Array | None:
     """Numbers of few bits, so that A B is exact: its kernel is that of B, one lag on."""
     length, n = _length(trial), len(_arrays(trial)["C"])
     if length < 2:
         return None
-    A, B = _few_bits(trial, (n, n)), _few_bits(trial, (n,), 1)
-    on = trial.rounded(A.astype(np.float64) @ B.astype(np.float64))
-    return trial.call(Ab=A, Bb=on, length=length - 1) - trial.call(Ab=A, Bb=B)[1:]
+    A, B = few_bits(trial, (n, n)), few_bits(trial, (n,), 1)
+    Ab, Bb, on = (trial.rounded(np.asarray(x)) for x in (A, B, A @ B))
+    return trial.call(Ab=Ab, Bb=on, length=length - 1) - trial.call(Ab=Ab, Bb=Bb)[1:]
 
 
 def _turned(trial: Trial) -> Array | None:
     """C A**l B is B^T (A^T)**l C^T."""
     given = _arrays(trial)
     return trial.call(Ab=np.array(given["Ab"].T), Bb=given["C"], C=given["Bb"]) - trial.call()
-
-
-def _rows_add(trial: Trial) -> Array | None:
-    n = len(_arrays(trial)["C"])
-    one, two = _few_bits(trial, (n,)), _few_bits(trial, (n,), 1)
-    both = trial.rounded(one.astype(np.float64) + two.astype(np.float64))
-    return trial.call(C=both) - trial.call(C=one) - trial.call(C=two)
 
 
 def _delay(trial: Trial) -> Array | None:
@@ -472,15 +438,15 @@ SSM_KERNEL = Operator(
         "from_the_last_lag_to_the_first": _then(lambda kernel, length: kernel.xp.flip(kernel[:length], axis=0)),
         "powers_of_each_element": _powers_of_elements,
     },
-    mutants={"naive diagonalisation": _diagonalised},
+    hazards={"naive diagonalisation": _diagonalised},
     structure=_kernel_structure,
     regimes=SYSTEMS,
     properties=(
         *BOTH,
-        Property("a_longer_kernel_begins_alike", "K(l) begins with K(m) for m < l, and so does K(l + 3)", _longer),
+        Property("a_longer_kernel_begins_alike", "K(l) begins with K(m) for m < l, and so does K(l + 3)", longer),
         Property("the_next_lag", "the kernel of A B is that of B, one lag on", _next),
         Property("transposition", "(A^T, C^T, B^T) has the same kernel", _turned),
-        Property("rows_add", "K(C + C') = K(C) + K(C')", _rows_add),
+        Property("rows_add", "K(C + C') = K(C) + K(C')", adds_in("C")),
         Property("a_delay_line_has_its_taps", "A_{i+1,i} = 1, B = e_0: K = C, and then 0", _delay),
     ),
     work=kernel_work,

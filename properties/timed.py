@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from assay.properties.contract import Integers, Operator, Size, Structure, Tensor, Work
+from assay.properties.contract import Integers, Operator, Size, Tensor, Work
 from assay.properties.drawing import DTYPES, Case, rounded
 from assay.reference.arithmetic.precision import FORMATS
 
 
 def timed_case(operator: Operator, name: str, dtype: str, *, seed: int = 0) -> Case:
-    """The case of a contract's tables `timed` and `large` that has this name."""
-    structure = _structure(operator, name)
+    """The case of a contract's table `timed` that has this name."""
+    structure = operator.timed[name]
     random = np.random.default_rng(seed)
     arguments: dict[str, Any] = dict(structure.keywords)
     required = [i for i in operator.inputs if not (isinstance(i, Tensor) and i.optional)]
@@ -46,13 +46,9 @@ def timed_case(operator: Operator, name: str, dtype: str, *, seed: int = 0) -> C
     return Case(dtype, arguments, "ordinary", seed)
 
 
-def _structure(operator: Operator, name: str) -> Structure:
-    return operator.timed[name] if name in operator.timed else operator.large[name]
-
-
 def work_of(operator: Operator, name: str, dtype: str, *, backward: bool) -> Work:
     """The least work of that case."""
     assert operator.work is not None  # the contract refuses timed cases without it
-    structure = _structure(operator, name)
+    structure = operator.timed[name]
     itemsize = DTYPES[dtype].itemsize
     return operator.work(**structure.sizes, **structure.keywords, itemsize=itemsize, backward=backward)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assay.impl.adapters._scans import selective_scan_by
+from assay.impl.adapters._scans import around
 from assay.impl.kernel import kernel
 
 
@@ -16,20 +16,10 @@ if TYPE_CHECKING:
 
 
 @kernel("selective_scan", form="associative", dtypes=("float64", "float32"), requires=("accelerated-scan",))
-def ref(
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    *,
-    D: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+@around
+def ref(a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Channels are d and n together; gates and tokens are made contiguous, as it asks."""
     from accelerated_scan.ref import scan
 
-    def over(a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        gates, tokens = (v.flatten(2).mT.contiguous() for v in (a, x))
-        return scan(gates, tokens).mT.unflatten(2, a.shape[2:])
-
-    return selective_scan_by(over, u, delta, A, B, C, D)
+    gates, tokens = (v.flatten(2).mT.contiguous() for v in (a, x))
+    return scan(gates, tokens).mT.unflatten(2, a.shape[2:])

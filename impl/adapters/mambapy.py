@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assay.impl.adapters._scans import selective_scan_by
+from assay.impl.adapters._scans import around
 from assay.impl.kernel import kernel
 
 
@@ -16,16 +16,9 @@ if TYPE_CHECKING:
 
 
 @kernel("selective_scan", form="associative", dtypes=("float64", "float32"), requires=("mambapy",))
-def pscan(
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    *,
-    D: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+@around
+def pscan(a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """With what `MambaBlock.selective_scan` does around it."""
     from mambapy.pscan import pscan as scan
 
-    return selective_scan_by(scan, u, delta, A, B, C, D)
+    return scan(a, x)

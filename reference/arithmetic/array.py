@@ -291,16 +291,26 @@ class Arithmetic(ABC):
 
     def apply(self, name: str, x: object, y: object) -> Array:
         x, y = self.asarray(x), self.asarray(y)
-        return (y.xp if y.xp.rank > self.rank else self).binary(name, x, y)
+        return self.above(y).binary(name, x, y)
 
     def compared(self, name: str, x: object, y: object) -> Mask:
         return self.compare(name, self.asarray(x), self.asarray(y))
+
+    def above(self, *arrays: Array | Mask) -> Arithmetic:
+        """The arithmetic that arrays are handled in together: this one, unless one of them has numbers of a higher."""
+        for a in arrays:
+            if not isinstance(a, Mask) and a.xp.rank > self.rank:
+                return a.xp
+        return self
 
     def rearrange(self, function: Callable[..., Part], *arrays: T) -> T:
         """Move elements about, changing none: `function` takes and returns NumPy arrays."""
         first = arrays[0]
         if isinstance(first, Mask):
             return Mask(np.asarray(function(*(a.bits for a in arrays))))
+        above = self.above(*arrays)
+        if above is not self:
+            return above.rearrange(function, *arrays)
         if len(arrays) == 1:
             return Array(first.xp, tuple([_array(function(part)) for part in first.parts]))
         parts = zip(*(a.parts for a in arrays), strict=True)

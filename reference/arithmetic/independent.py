@@ -81,7 +81,7 @@ class Independent(Bounded):
 
     def rearrange(self, function: Callable[..., Part], *arrays: Any) -> Any:
         most = max((len(a.parts) for a in arrays if not isinstance(a, Mask)), default=2)
-        if most > 2:
+        if most > 2 and self.above(*arrays) is self:
             arrays = tuple(Array(a.xp, a.parts + (np.zeros(a.shape),) * (most - len(a.parts))) for a in arrays)
         return super().rearrange(function, *arrays)
 

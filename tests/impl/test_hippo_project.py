@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from assay.reference.arithmetic.objects import Ball, enclosure
 from assay.reference.arithmetic.oracle import evaluate
 from assay.reference.arithmetic.precision import FLOAT32, PRECISIONS
 from assay.runner import TorchSubject
+from tests.reconstruction import COEFFICIENTS, draw, reconstruction, remembered, signal
 
 
 Values = np.ndarray[Any, Any]
@@ -56,6 +58,17 @@ def test_the_kernel_keeps_what_it_claims(dtype: str) -> None:
     kernel = TorchSubject("ours", hippo_project, claims, keywords(HIPPO_PROJECT))
     found = examine(HIPPO_PROJECT, kernel, dtype, effort=QUICK)
     assert {r.property: r.message for r in found.results if r.verdict in ("fail", "error", "undecided")} == {}
+
+
+def test_more_coefficients_lose_less(tmp_path: Path) -> None:
+    """The projection is orthonormal: what is lost is what the coefficients lack of the signal's square, and less with
+    each. The picture of the documentation shows it."""
+    kept = [float(np.sum(remembered(n) ** 2)) for n in COEFFICIENTS]
+    assert 0 < kept[0] < kept[1] < kept[2] < float(np.mean(signal() ** 2))
+    off = [float(np.mean((reconstruction(remembered(n)) - signal()) ** 2)) for n in COEFFICIENTS]
+    assert off[0] > off[1] > off[2]
+    draw(tmp_path / "reconstruction.svg")
+    assert (tmp_path / "reconstruction.svg").read_text().count("reconstruction") == 1
 
 
 # Long histories -----------------------------------------------------------------------------------------------------

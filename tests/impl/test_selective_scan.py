@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,9 +14,11 @@ import torch
 from assay.impl import selective_scan as plain
 from assay.impl.kernel import claims_of
 from assay.kernels import keywords
+from assay.properties.contract import Structure
 from assay.properties.drawing import Case
 from assay.properties.judgement import QUICK, examine
 from assay.properties.selective_scan import SELECTIVE_SCAN
+from assay.properties.timed import timed_case
 from assay.properties.trial import Trial
 from assay.runner import TorchSubject
 from tests import selective_scan_kernels as kernels
@@ -113,6 +116,35 @@ def test_wrong_arguments_are_refused(name: str) -> None:
         plain.selective_scan(**{**given, name: torch.ones(7, 7)})
     with pytest.raises(TypeError, match=name):
         plain.selective_scan(**{**given, name: given[name].long()})
+
+
+@pytest.mark.nightly
+def test_65536_positions_are_right() -> None:
+    """In float32 against float64, within a bound that counts the roundings of each term by how long ago it entered."""
+    t, n, u = 65_536, 4, 2.0**-24
+    operator = replace(SELECTIVE_SCAN, timed={"it": Structure(sizes={"b": 1, "d": 2, "t": t, "n": n}, regime="decays")})
+    given = [
+        torch.from_numpy(timed_case(operator, "it", "float32").arguments[x]) for x in ("u", "delta", "A", "B", "C")
+    ]
+    y, last = plain.selective_scan(*given)
+    values, delta, A, B, C = (x.double() for x in given)
+    exponents = delta.mT[0, :, :, None] * A
+    entered = (delta * values).mT[0, :, :, None] * B.mT[0, :, None]
+    h, size, age = (torch.zeros_like(A) for _ in range(3))  # a state, of absolute values, and those times their age
+    states = []
+    for z, x in zip(exponents, entered, strict=True):
+        h, age, size = z.exp() * h + x, z.exp() * (age + size), z.exp() * size + x.abs()
+        states.append(torch.stack((h, size, age)))
+    h, size, age = torch.stack(states, dim=1)
+    # A decay: its exponent is rounded, an exponential within 3 ulps, a product and a sum; as much again between chunks.
+    # Beside them, 3 products, what came before a chunk added to it, a sum over the states, and float64.
+    each, once = 2 * (2 * 3 + 2) + float(exponents.abs().max()), 3 + 2 + n + 1
+    theta = u * (each * t + once)
+    off = u * (each * age + once * size) / (1 - theta)
+    rows = C.mT[0, :, None]
+    assert theta < 1
+    assert ((y.mT[0] - (rows * h).sum(-1)).abs() <= (rows.abs() * off).sum(-1)).all()
+    assert ((last[0] - h[-1]).abs() <= off[-1]).all()
 
 
 @pytest.mark.nightly

@@ -94,9 +94,9 @@ def by_eigenvalues(A: Tensor, B: Tensor, *, dt: float) -> tuple[Tensor, Tensor]:
 
 
 WRONG: dict[str, tuple[Call, str, str | None]] = {
-    "divides": (by_dividing, "zoh", None),
+    "divides": (by_dividing, "zoh", "(exp(z) - 1) / z"),
     "elements": (by_elements, "zoh", "exponential_of_each_element"),
-    "eigenvalues": (by_eigenvalues, "zoh", None),
+    "eigenvalues": (by_eigenvalues, "zoh", "naive diagonalisation"),
     "transposed": (lambda A, B, *, dt: by_inverse(A.mT, B, dt=dt), "bilinear", "A_transposed"),
     "half": (lambda A, B, *, dt: by_inverse(A, B, dt=dt / 2), "bilinear", "half_a_step"),
     "no_step": (lambda A, B, *, dt: (by_inverse(A, B, dt=dt)[0], by_inverse(A, B / dt, dt=dt)[1]), "bilinear", None),

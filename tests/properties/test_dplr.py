@@ -20,7 +20,7 @@ from assay.runner import TorchSubject
 
 
 Call = Callable[..., Any]
-SHORT = replace(QUICK, examples=8, shrink_seconds=0.2, robustness=0, shares=0, pooled=0)
+SHORT = replace(QUICK, examples=10, shrink_seconds=0.2, robustness=0, shares=0, pooled=0)
 AGREE = ("agrees_with_oracle", "gradients_agree")
 
 

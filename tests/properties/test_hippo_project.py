@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -92,6 +92,7 @@ def by_integrals(f: Tensor, n: int) -> Tensor:
     return torch.stack(rows).float() if rows else f.new_zeros(0, n)
 
 
+AT_EVERY_CHANGE = ("solving", "later", "another_method")
 RIGHT: dict[str, tuple[Call, str, str | None]] = {
     "solving": (by_solving, "bilinear", "rows"),
     "matrices": (by_matrices, "backward", "eliminated"),
@@ -100,7 +101,12 @@ RIGHT: dict[str, tuple[Call, str, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.nightly] * (n == "integrals")) for n in RIGHT])
+def at_night(names: Iterable[str]) -> list[Any]:
+    """Those that take long, as bounds of many coefficients do, are left to the night."""
+    return [n if n in AT_EVERY_CHANGE else pytest.param(n, marks=pytest.mark.nightly) for n in names]
+
+
+@pytest.mark.parametrize("name", at_night(RIGHT))
 def test_right_kernels_of_one_method_pass(name: str) -> None:
     function, method, form = RIGHT[name]
     few = replace(SHORT, examples=16 if method != "zoh" else 10, stop="each")
@@ -138,7 +144,7 @@ WRONG: dict[str, tuple[Call, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", at_night(WRONG))
 def test_wrong_kernels_fail_and_are_named(name: str) -> None:
     function, method, told = WRONG[name]
     operator = replace(HIPPO_PROJECT, forms={})  # the definition is one of them, the tightest

@@ -127,6 +127,18 @@ def test_gradients_are_those_of_torch_and_within_the_bound(name: str) -> None:
     assert abs(rate - along) < 1e-6 * (1 + abs(along))
 
 
+@pytest.mark.parametrize("xp", [Exact(), Ball(113), Bounded(SINGLE), Independent(PRECISIONS["tf32"])])
+def test_the_namespace_of_real_numbers_handles_complex_ones(xp: Any) -> None:
+    """A sum asked of it, and places exchanged, as a definition does that took the namespace of another argument."""
+    values = np.arange(6).reshape(2, 3) * (1 + 2j)
+    with xp.context():
+        z = over(xp).lift(values)
+        found = [xp.sum(z), xp.sum(z, axis=0, keepdims=True), xp.concat([xp.ones((1, 3)), xp.flip(z, axis=0)])]
+        numbers = [np.vectorize(float)(paired(x).parts[0]) for x in found]
+    wanted = [values.sum(), values.sum(axis=0, keepdims=True), np.concatenate([np.ones((1, 3)), values[::-1]])]
+    assert all((x == pairs(np.asarray(y))).all() for x, y in zip(numbers, wanted, strict=True))
+
+
 def test_storage_roundings_of_complex_weights_are_independent() -> None:
     random = np.random.default_rng(4)
     z, w = random.standard_normal((2, 2, 2048, 1, 2)).astype(np.float32).view(np.complex64)[..., 0]
