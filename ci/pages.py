@@ -32,6 +32,10 @@ from assay.report import number
 GENERATED = "<!-- Written by `python -m assay.docs` from the contract and from judged.json: change those. -->\n"
 DIGITS = 15
 """Shown of an exact figure."""
+PICTURES = {
+    "hippo_project": "A signal, and what 8, 32 and 64 coefficients of LegS remember of it",
+}
+"""Of operators that have one, in docs/ under their names."""
 CERTAIN = 2.0**-54
 """Of itself: within so much each figure is known, and less where it is zero. Its digits are right, but for the last."""
 LENGTH = 3
@@ -53,6 +57,7 @@ def operator_page(operator: Operator, record: Sequence[Record]) -> str:
         *_properties(said),
         *_mistakes(operator),
         *_worked(operator),
+        *([f"![{PICTURES[operator.name]}](../{operator.name}.svg)\n"] if operator.name in PICTURES else []),
         *_work(operator),
         *_kernels(operator, [r for r in record if r.operator == operator.name]),
         *([f"## Source\n\n{escaped(operator.source)}\n"] if operator.source else []),

@@ -1,4 +1,4 @@
-"""A signal, and what 8, 32 and 64 coefficients remember of it: `python -m tests.reconstruction docs/reconstruction.svg`
+"""A signal, and what 8, 32 and 64 coefficients remember of it: `python -m tests.reconstruction docs/hippo_project.svg`
 draws it."""
 
 from __future__ import annotations
