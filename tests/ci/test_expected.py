@@ -138,9 +138,9 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
         read(tmp_path / "latin.toml")
 
 
-def test_the_example_of_the_readme_is_one(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall("```toml\n(.*?)```", readme, re.DOTALL)
+def test_the_example_of_the_documentation_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "ci.md").read_text(encoding="utf-8")
+    (example,) = re.findall("```toml\n(.*?)```", page, re.DOTALL)
     known = expectations(tmp_path, example)
     assert {(e.kernel, e.dtype, e.expires) for e in known.entries} == {
         ("torch:sdpa_*", "bfloat16", datetime.date(2027, 1, 31))
