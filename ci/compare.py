@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from assay.timing import NotTimed, Setup, Stopwatch, StopwatchError
-from assay.verdict import AGAIN, MARGIN, PAIRS, RATE, Change, Estimate, confirm, decide, estimate, of_process
+from assay.verdict import AGAIN, COUNTED, MARGIN, PAIRS, RATE, Change, Estimate, confirm, decide, estimate, of_process
 
 
 SHARED = 20
@@ -40,7 +40,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Samples:
-    """Seconds per call in one process, round by round."""
+    """Seconds (or instructions) per call in one process, round by round."""
 
     base: tuple[float, ...]
     head: tuple[float, ...]
@@ -170,8 +170,8 @@ def _sampled(job: Job, watches: Mapping[str, Stopwatch], order: random.Random) -
     return Samples(tuple(found["base"]), tuple(found["head"]))
 
 
-def as_json(found: Sequence[Compared]) -> dict[str, Any]:
-    """Verdicts, intervals, and every sample."""
+def as_json(found: Sequence[Compared], unit: str = "seconds") -> dict[str, Any]:
+    """Verdicts, intervals, and every sample: so many of the unit, per call."""
     from assay.report import versions
 
     rows = []
@@ -188,4 +188,5 @@ def as_json(found: Sequence[Compared]) -> dict[str, Any]:
                 "second": [asdict(s) for s in c.second],
             }
         )
-    return {**versions(), "margin": MARGIN, "rate": RATE, "results": rows}
+    margin = COUNTED if unit == "instructions" else MARGIN
+    return {**versions(), "unit": unit, "margin": margin, "rate": RATE, "results": rows}

@@ -5,7 +5,8 @@ rows; no sleeping), on the machine as it is and with two neighbours that keep it
 given to the rules that others use, as they would have had them: all of base from one process, all of head from the
 next.
 
-    python -m assay.power --runs 38          about two hours on two cores; the table is only worth a quiet machine
+    python -m assay.power --runs 16          about an hour on two cores; the table is only worth a quiet machine
+    python -m assay.power --runs 1 --conditions counted           the same for instructions, with Valgrind
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ import click
 from scipy import stats
 
 from assay.compare import Compared, Job, compare
-from assay.kernels import Known, resolve
+from assay.instructions import count, countable
+from assay.kernels import Known, UsageError, resolve
 from assay.properties.contract import Structure
 from assay.report import versions
 from assay.timing import Inputs, Setup, device_name
@@ -74,6 +76,8 @@ OTHERS: Mapping[str, Rule] = {
     "pyperf, t-test": pyperf,
 }
 OURS = "assay compare"
+COUNTING = "assay compare --instructions"
+CONDITIONS = ("quiet", "loaded", "counted")
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,8 @@ def jobs_of(inputs: Inputs, order: random.Random) -> list[tuple[float, Job]]:
 
 def verdicts(compared: Compared) -> dict[str, bool]:
     """Who raises an alarm on the samples of one comparison."""
+    if len(compared.first[0].base) == 1:
+        return {COUNTING: compared.verdict == "SLOW"}
     found = {OURS: compared.verdict == "SLOW"}
     one, other = compared.first[:2]
     return found | {name: rule(one.base, other.head) for name, rule in OTHERS.items()}
@@ -180,15 +186,15 @@ def neighbours(count: int) -> Iterator[None]:
 
 
 @click.command()
-@click.option("--runs", type=click.IntRange(0), default=38, show_default=True, help="Of 20 comparisons, per condition.")
+@click.option("--runs", type=click.IntRange(0), default=16, show_default=True, help="Of 20 comparisons, per condition.")
 @click.option("--conditions", default="quiet,loaded", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path(".assay/power.jsonl"))
 def main(runs: int, conditions: str, out: Path) -> None:
     """Judge the tracker. Every comparison is appended to a file as it is made; the table is of all that it holds."""
     asked = [c.strip() for c in conditions.split(",")]
     for condition in asked:
-        if condition not in ("quiet", "loaded"):
-            raise click.BadParameter(f"{condition!r}: conditions are quiet and loaded")
+        if condition not in CONDITIONS:
+            raise click.BadParameter(f"{condition!r}: conditions are {', '.join(CONDITIONS)}")
     rows = _rows(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -198,7 +204,7 @@ def main(runs: int, conditions: str, out: Path) -> None:
                 with neighbours(2 if condition == "loaded" else 0):
                     for run in range(runs):
                         click.echo(f"{condition}: run {run + 1} of {runs}", err=True)
-                        for change, compared in _run(f"{condition} {before} {run}"):
+                        for change, compared in _run(condition, f"{condition} {before} {run}"):
                             rows.append(_row(condition, change, compared))
                             file.write(json.dumps(rows[-1]) + "\n")
                             file.flush()
@@ -219,11 +225,19 @@ def _rows(out: Path) -> list[Row]:
         raise click.ClickException(f"{out} is not what this program writes; it was left as it is") from None
 
 
-def _run(seed: str) -> list[tuple[float, Compared]]:
+def _run(condition: str, seed: str) -> list[tuple[float, Compared]]:
     order = random.Random(seed)
     with Inputs() as inputs:
         jobs = jobs_of(inputs, order)
-        found = compare([job for _, job in jobs], lambda _: None, seed=order.getrandbits(32))
+        alone = [job for _, job in jobs]
+        if condition == "counted":
+            try:
+                countable(alone)
+            except UsageError as error:
+                raise click.ClickException(str(error)) from None
+            found = count(alone, lambda _: None)
+        else:
+            found = compare(alone, lambda _: None, seed=order.getrandbits(32))
     failed = [c for c in found if c.reason]
     if failed:
         raise click.ClickException(f"{failed[0].job.name}: {failed[0].reason}")

@@ -162,6 +162,7 @@ def bench(
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="The torch device that kernels run on.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order in which the sides take turns.")
+@click.option("--instructions", is_flag=True, help="Compare instructions, counted by Valgrind, in place of seconds.")
 @click.option("--json", "json_path", help="Write the verdicts and all samples here.", **WRITTEN)
 @QUIET
 def compare(
@@ -174,6 +175,7 @@ def compare(
     threads: int,
     device: str,
     seed: int,
+    instructions: bool,
     json_path: Path | None,
     quiet: bool,
 ) -> None:
@@ -191,7 +193,7 @@ def compare(
     from assay.compare import as_json
     from assay.versions import Question, compared
 
-    question = Question(base, head, named, dtypes, cases, mode == "both", threads, device, seed)
+    question = Question(base, head, named, dtypes, cases, mode == "both", threads, device, seed, instructions)
     try:
         with progress(quiet=quiet) as tell:
             found = compared(question, tell)
@@ -199,7 +201,7 @@ def compare(
         raise Usage(str(error)) from None
     print_compared(console(), found)
     if json_path is not None:
-        write_json(json_path, as_json(found))
+        write_json(json_path, as_json(found, "instructions" if instructions else "seconds"))
     if any(c.verdict in ("SLOW", "FAILED") for c in found):
         sys.exit(1)
 

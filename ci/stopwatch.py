@@ -3,10 +3,11 @@
 It is run as a file, by whichever Python and with whichever packages the kernel lives in, so it imports nothing of
 assay: the same stopwatch times both sides of a comparison. Commands, each answered by one line:
 
-    open        load a kernel and its inputs, warm it up, find how many calls make a sample, if `calls` does not say
-    samples     time opened kernels in rounds, in random order within each
-    memory      how much memory one call needs at its highest
-    conditions  what may have slowed everything down: load, clocks, throttling
+    open          load a kernel and its inputs, warm it up, find how many calls make a sample, if `calls` does not say
+    samples       time opened kernels in rounds, in random order within each
+    memory        how much memory one call needs at its highest
+    instructions  how many instructions one call takes, by Callgrind
+    conditions    what may have slowed everything down: load, clocks, throttling
 
 On a CPU a sample is a loop of calls. On a GPU it is the replay of a CUDA graph that goes round so many copies of the
 inputs that none is found in the L2 cache.
@@ -36,6 +37,18 @@ LEAST = 1e-3
 """Seconds that a sample takes at least: far above the clock's resolution, and the launch of a graph."""
 OVER_L2 = 5
 """The copies of a GPU kernel's inputs take so many times the L2 cache."""
+
+
+UNDER_CALLGRIND = """
+import gc, importlib.util, json, sys, warnings
+warnings.simplefilter("ignore")
+spec = importlib.util.spec_from_file_location("stopwatch", {file!r})
+stopwatch = sys.modules["stopwatch"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(stopwatch)
+call = stopwatch.called(json.loads({told!r}))
+gc.disable()
+"""
+"""How a process under Callgrind gets its call."""
 
 
 class NotCovered(Exception):
@@ -175,6 +188,12 @@ def _tensor(told: dict[str, Any]) -> Any:
 
 def _outputs(returned: Any) -> tuple[Any, ...]:
     return tuple(returned) if isinstance(returned, tuple | list) else (returned,)
+
+
+def called(told: dict[str, Any]) -> Callable[[], Any]:
+    """One call of a kernel, in a process that holds no other side."""
+    sys.path[:0] = told["paths"]
+    return Kernel(told, Side([]), "cpu").copied()
 
 
 # Clocks: each turns a kernel into samples, in seconds per call. -------------------------------------------------------
@@ -327,6 +346,15 @@ class Stopwatch:
             del kept
         return {"bytes": None if before is None or after is None else max(0, after - before)}
 
+    def instructions(self, told: dict[str, Any]) -> dict[str, Any]:
+        """Per call of a kernel that need not be open here: it is opened once more, in a process under Callgrind."""
+        from torch.utils.benchmark import Timer
+
+        os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+        timer = Timer("call()", setup=UNDER_CALLGRIND.format(file=__file__, told=json.dumps(told)), num_threads=1)
+        found = timer.collect_callgrind(told["calls"], repeats=told["repeats"], collect_baseline=False)
+        return {"instructions": [counts.counts() / told["calls"] for counts in found]}
+
     def conditions(self, told: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {"harness": HARNESS}
         if hasattr(os, "getloadavg"):
@@ -393,7 +421,7 @@ def main() -> None:
     torch.set_num_threads(told["threads"])
     gc.disable()
     stopwatch = Stopwatch(told["device"])
-    commands = {name: getattr(stopwatch, name) for name in ("open", "samples", "memory", "conditions")}
+    commands = {name: getattr(stopwatch, name) for name in ("open", "samples", "memory", "instructions", "conditions")}
     for line in sys.stdin:
         command = json.loads(line)
         try:

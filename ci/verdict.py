@@ -32,6 +32,8 @@ Change = Literal["FAST", "SAME", "SLOW", "UNSURE", "FAILED"]
 
 MARGIN = 0.025
 """A change of speed counts from here on."""
+COUNTED = 0.01
+"""The same for instructions, which do not scatter."""
 SURE = 0.01
 """A change that counts must be more than this for certain."""
 RATE = 0.01
@@ -67,6 +69,15 @@ class Estimate:
     def unalarmed(self) -> Change:
         """SAME if the whole interval is within the margin."""
         return "SAME" if self.low > 1 / (1 + MARGIN) and self.high < 1 + MARGIN else "UNSURE"
+
+
+def of_counts(found: Estimate) -> Change:
+    """What instruction counts say."""
+    if found.low > 1 + COUNTED:
+        return "SLOW"
+    if found.high < 1 / (1 + COUNTED):
+        return "FAST"
+    return "SAME" if found.low > 1 / (1 + COUNTED) and found.high < 1 + COUNTED else "UNSURE"
 
 
 def of_process(base: Sequence[float], head: Sequence[float]) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 from assay.bench import timeable
 from assay.compare import Compared, Job, compare
 from assay.gate import judged
+from assay.instructions import count, countable
 from assay.kernels import Known, UsageError
 from assay.sides import Side, kernels_of, prepare
 from assay.timing import Inputs, Setup
@@ -30,6 +31,8 @@ class Question:
     threads: int = 1
     device: str = "cpu"
     seed: int = 0
+    instructions: bool = False
+    """Count instructions in place of seconds."""
 
 
 def compared(question: Question, tell: Callable[[str], None]) -> list[Compared]:
@@ -52,6 +55,8 @@ def compared(question: Question, tell: Callable[[str], None]) -> list[Compared]:
             if here in timed
             for setup in _setups(question, here)
         ]
+        if question.instructions:
+            countable([job for _, job in jobs])
         wrong = _wrong(question, [(here, job.setup.dtype) for here, job in jobs], head, tell)
         right = [job for here, job in jobs if not wrong.get((here.spelling, job.setup.dtype))]
         failed = [
@@ -59,6 +64,8 @@ def compared(question: Question, tell: Callable[[str], None]) -> list[Compared]:
             for here, job in jobs
             if (reason := wrong.get((here.spelling, job.setup.dtype)))
         ]
+        if question.instructions:
+            return [*failed, *count(right, tell)]
         apart = base.native or head.native
         return [*failed, *compare(right, tell, apart=apart, seed=question.seed)]
 

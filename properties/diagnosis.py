@@ -16,10 +16,11 @@ import numpy as np
 
 from assay.properties.contract import Definition, Operator, Real
 from assay.properties.drawing import Values
+from assay.properties.emulated import Emulated
 from assay.properties.hazards import ways
 from assay.properties.location import locate
 from assay.properties.shifts import Shift
-from assay.properties.trial import Trial, outside
+from assay.properties.trial import KernelError, Trial, outside
 from assay.properties.truth import bound_of
 from assay.reference.arithmetic.precision import PRECISIONS, natural, published
 
@@ -72,9 +73,34 @@ def infer(operator: Operator, trials: Sequence[Trial]) -> Inferred | None:
     trials = sorted(trials, key=lambda t: -t.headroom)  # what rejects a candidate is met early
     for *_, form, precision in sorted(candidates):
         headroom = _headroom(trials, operator.texts[form], precision)
-        if headroom is not None:
+        if headroom is not None and not _refuted(operator, trials, form, precision):
             return Inferred(form, precision, headroom)
     return None
+
+
+def _refuted(operator: Operator, trials: Sequence[Trial], form: str, precision: str) -> bool:
+    """A loose bound has many a wrong answer within it. Some trials speak for it, those that the usual precision misses
+    in whichever form; against it speak those where a kernel that did compute so would be seen to, and this is not."""
+    usual = natural(trials[0].case.dtype).name
+    if precision == usual:
+        return False
+    text, met = max(
+        ((text, [t for t in trials if _headroom([t], text, usual) is not None]) for text in operator.texts.values()),
+        key=lambda found: len(found[1]),
+    )
+    kernel, speak_for = Emulated(operator, trials[0].case.dtype, form=form, precision=precision), len(trials) - len(met)
+    against = 0
+    for trial in met if speak_for < len(met) else ():
+        bounds = bound_of(text, trial.case.arguments, usual, trial.formats, trial.case.regime)
+        try:
+            outputs = kernel(trial.case.arguments, None, ()).outputs
+        except KernelError:
+            continue
+        told = zip(outputs, trial.exact, bounds, strict=True)
+        against += any(bool(outside(got, exact, bound, trial.case.dtype)[0].any()) for got, exact, bound in told)
+        if against > speak_for:
+            return True
+    return False
 
 
 def _size(bounds: Sequence[Values]) -> float:
@@ -148,7 +174,7 @@ def _most(operator: Operator, trials: Sequence[Trial], misses: int) -> list[Tria
     """The trials that one form and precision has within its bound, where it misses the fewest; none if more."""
     best: list[Trial] = []
     trials = sorted(trials, key=lambda t: -t.headroom)  # what rejects is met early
-    for text, precision in product(operator.texts.values(), published(trials[0].case.dtype) if trials else ()):
+    for (form, text), precision in product(operator.texts.items(), published(trials[0].case.dtype) if trials else ()):
         left, missed = [], 0
         for trial in trials:
             if _headroom([trial], text, precision.name) is not None:
@@ -156,7 +182,8 @@ def _most(operator: Operator, trials: Sequence[Trial], misses: int) -> list[Tria
             elif (missed := missed + 1) > misses:
                 break
         else:
-            best, misses = left, missed - 1
+            if not _refuted(operator, left, form, precision.name):
+                best, misses = left, missed - 1
     return best
 
 

@@ -13,7 +13,7 @@ import torch
 
 from assay.impl.kernel import Claims
 from assay.kernels import keywords
-from assay.properties import OPERATORS
+from assay.properties import OPERATORS, diagnosis
 from assay.properties.contract import Operator, Positive, Property, Tensor
 from assay.properties.judgement import QUICK, Effort, Examination, examine, identify, prepare
 from assay.reference import rope as reference
@@ -131,13 +131,30 @@ def test_identify_names_layout_form_and_precision(
 
 def test_identify_tells_on_how_many_cases() -> None:
     def alone(x: Any, position: Any, *, base: float = 10000.0) -> Any:
-        """Right for the first batch row only, as kernels are that take the tables of one for all."""
-        return torch.cat([kernels.right(x[:1], position, base=base), 0 * x[1:]])
+        """Right for the first batch row only, as kernels are that take the tables of one for all; for one token, all."""
+        rows = 1 if x.shape[-2] > 1 else len(x)
+        return torch.cat([kernels.right(x[:rows], position, base=base), 0 * x[rows:]])
 
     answer = identify(ROPE, subject(alone), "float32", QUICK)
     assert answer is not None
     assert answer.conventions == {"layout": "half"}
     assert answer.answered / 2 < answer.cases < answer.answered
+
+
+def test_a_loose_precision_does_not_excuse_what_is_wrong_in_few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    def beside(x: Any, position: Any, *, base: float = 10000.0) -> Any:
+        """One token of several rows gets the rotation of its neighbour, if far out: a float16 angle is off by more."""
+        alone = x.shape[-2] == 1 and x.shape[0] > 1
+        return kernels.right(x, position + (position > 4096) if alone else position, base=base)
+
+    answer = identify(ROPE, subject(beside), "float32", QUICK)
+    assert answer is not None
+    assert answer.inferred.precision == "float32"
+    assert answer.answered / 2 < answer.cases < answer.answered
+    monkeypatch.setattr(diagnosis, "_refuted", lambda *_: False)
+    excused = identify(ROPE, subject(beside), "float32", QUICK)
+    assert excused is not None
+    assert excused.inferred.precision == "float16-angle", "the case is one where this matters"
 
 
 def test_an_operator_whose_cases_tell_nothing_is_undecided() -> None:
