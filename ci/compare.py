@@ -19,13 +19,12 @@ from assay.timing import NotTimed, Setup, Stopwatch, StopwatchError
 from assay.verdict import AGAIN, COUNTED, MARGIN, PAIRS, RATE, Change, Estimate, confirm, decide, estimate, of_process
 
 
-SHARED = 20
+SHARED = 24
 """Cases that share a pair of processes."""
-ROUNDS = 40
-"""Rounds of a case in one process, at most."""
 FEWEST = 5
+"""Rounds of a case in one process, at least."""
 BUDGET = 2.0
-"""Seconds of timed work for a case and comparison, the second measurement included."""
+"""Seconds of timed work for a case and comparison: half of them for each measurement."""
 
 
 @dataclass(frozen=True)
@@ -118,30 +117,32 @@ def measure(
                 if not left:
                     break
                 tell(f"pair {pair + 1} of {pairs}: {len(left)} cases from {left[0].job.name}")
-                for compared, samples in _pair(left, threads, device, order, apart=apart):
+                budget = BUDGET / 2 / (AGAIN if again else PAIRS)
+                for compared, samples in _pair(left, threads, device, order, budget, apart=apart):
                     (compared.second if again else compared.first).append(samples)
 
 
 def _pair(
-    found: Sequence[Compared], threads: int, device: str, order: random.Random, *, apart: bool
+    found: Sequence[Compared], threads: int, device: str, order: random.Random, budget: float, *, apart: bool
 ) -> Iterator[tuple[Compared, Samples]]:
-    """The samples of each job from one fresh pair of processes; a job that cannot be timed gets its reason."""
+    """The samples of each job from one fresh pair of processes, of so many seconds; a job that cannot be timed gets its
+    reason."""
     left = list(found)
     while left:
         with ExitStack() as stack:
-            base = stack.enter_context(Stopwatch(threads, device))
-            head = stack.enter_context(Stopwatch(threads, device)) if apart else base
+            base = stack.enter_context(Stopwatch(threads, device, steady=True))
+            head = stack.enter_context(Stopwatch(threads, device, steady=True)) if apart else base
             while left:
                 compared = left.pop(0)
                 try:
-                    yield compared, _sampled(compared.job, {"base": base, "head": head}, order)
+                    yield compared, _sampled(compared.job, {"base": base, "head": head}, order, budget)
                 except _Failed as failed:
                     compared.verdict = "FAILED" if failed.side == "head" else "UNSURE"
                     compared.reason = f"{failed.side}: {failed}"
                     break  # the process may be gone, and what it holds is in doubt: the others get a fresh one
 
 
-def _sampled(job: Job, watches: Mapping[str, Stopwatch], order: random.Random) -> Samples:
+def _sampled(job: Job, watches: Mapping[str, Stopwatch], order: random.Random, budget: float) -> Samples:
     told = {"base": job.base, "head": job.head}
     sides = ["base", "head"]
     order.shuffle(sides)  # who comes first gets other memory
@@ -153,7 +154,7 @@ def _sampled(job: Job, watches: Mapping[str, Stopwatch], order: random.Random) -
         except (NotTimed, StopwatchError) as error:
             raise _Failed(side, str(error)) from None
         calls, cost = answer["calls"], cost + answer["seconds"] * answer["calls"]
-    rounds = max(FEWEST, min(ROUNDS, int(BUDGET / (PAIRS + AGAIN) / cost)))
+    rounds = max(FEWEST, int(budget / cost))
     found: dict[str, list[float]] = {side: [] for side in sides}
     try:
         if watches["base"] is watches["head"]:

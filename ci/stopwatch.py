@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 
-HARNESS = 1
+HARNESS = 2
 """Raised whenever a change here may change what is measured: histories are not compared across it."""
 LEAST = 1e-3
 """Seconds that a sample takes at least: far above the clock's resolution, and the launch of a graph."""
@@ -352,7 +352,9 @@ class Stopwatch:
 
         os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
         timer = Timer("call()", setup=UNDER_CALLGRIND.format(file=__file__, told=json.dumps(told)), num_threads=1)
-        found = timer.collect_callgrind(told["calls"], repeats=told["repeats"], collect_baseline=False)
+        found = timer.collect_callgrind(
+            told["calls"], repeats=told["repeats"], collect_baseline=False, retain_out_file=False
+        )
         return {"instructions": [counts.counts() / told["calls"] for counts in found]}
 
     def conditions(self, told: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,14 @@ from assay.properties.timed import timed_case
 STOPWATCH = Path(__file__).with_name("stopwatch.py")
 PATIENCE = 300.0
 """Seconds after which a command is taken to hang."""
+STEADY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TOP_PAD_": str(1 << 26),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+"""glibc gives memory back to the system and asks for it again, or not, as sizes and the past will have it; the system
+clears each page then, which may take longer than the kernel. So told, it keeps what it once had, in large pages."""
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -131,12 +139,22 @@ class Inputs:
 class Stopwatch:
     """A process that times kernels. Raises: StopwatchError if it ends or hangs."""
 
-    def __init__(self, threads: int, device: str = "cpu", *, pinned: bool = False, memory: bool = False) -> None:
+    def __init__(
+        self,
+        threads: int,
+        device: str = "cpu",
+        *,
+        pinned: bool = False,
+        memory: bool = False,
+        steady: bool = False,
+    ) -> None:
         """`pinned`: it runs on as many cores as there are threads, so that libraries with threads of their own have no
-        more than torch. `memory`: it measures memory, not time."""
+        more than torch. `memory`: it measures memory, not time. `steady`: it keeps the memory that it once had."""
         environment = {**os.environ, "PYTHONHASHSEED": "0"}
         if memory:  # glibc then gives back large blocks as soon as they are free, and takes none from its own heap
             environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
+        if steady:
+            environment |= STEADY
         environment |= {name: str(threads) for name in _THREADS}
         for name in ("TRITON_INTERPRET", "PYTHONWARNINGS"):
             environment.pop(name, None)

@@ -30,7 +30,7 @@ from scipy import special, stats
 
 Change = Literal["FAST", "SAME", "SLOW", "UNSURE", "FAILED"]
 
-MARGIN = 0.025
+MARGIN = 0.02
 """A change of speed counts from here on."""
 COUNTED = 0.01
 """The same for instructions, which do not scatter."""

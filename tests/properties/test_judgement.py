@@ -131,7 +131,7 @@ def test_identify_names_layout_form_and_precision(
 
 def test_identify_tells_on_how_many_cases() -> None:
     def alone(x: Any, position: Any, *, base: float = 10000.0) -> Any:
-        """Right for the first batch row only, as kernels are that take the tables of one for all; for one token, all."""
+        """Of several tokens right for the first batch row only, as where the tables of one are taken for all."""
         rows = 1 if x.shape[-2] > 1 else len(x)
         return torch.cat([kernels.right(x[:rows], position, base=base), 0 * x[rows:]])
 
