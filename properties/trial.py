@@ -311,15 +311,18 @@ class Trial:
         return rounded(np.asarray(values), self.case.dtype)
 
     def carried(self, x: Array, name: str, **changes: Any) -> Values:
-        """How far the definition carries the error of x, if x takes the place of the argument `name`."""
+        """How far the definition carries the error of x, if x, rounded to the dtype, takes the place of the argument
+        `name`: a state may be returned in a wider format than it is taken in."""
         arguments = self.case.with_arguments(**changes)
         arguments.pop(name, None)
 
         def at(value: Array) -> Array:
             return evaluate(lambda **rest: self.operator.definition(**{name: value}, **rest), JUDGE, arguments)[0]
 
-        sharp = Array(JUDGE, (x.parts[0], np.zeros_like(x.parts[1])))
-        return at(x).parts[1] - at(sharp).parts[1]
+        passed = np.asarray(self.rounded(x.parts[0]), x.parts[0].dtype)
+        blurred = Array(JUDGE, (passed, x.parts[1] + abs(x.parts[0] - passed)))
+        sharp = Array(JUDGE, (passed, np.zeros_like(x.parts[1])))
+        return at(blurred).parts[1] - at(sharp).parts[1]
 
     # The truth -----------------------------------------------------------------------------------------------------
 
