@@ -116,7 +116,9 @@ def test_what_was_repaired_passes_and_stays_known(monkeypatch: pytest.MonkeyPatc
     there = on_the_first(monkeypatch)
     before = sorted(Path(there).rglob("*"))
     Path("mine.py").write_text(RIGHT)
-    assert check("--database", there, examples=12).exit_code == 0
+    found = check("--database", there)
+    assert "undecided" in found.output  # too few cases, and none in which it fails
+    assert RECALLED not in found.output
     assert sorted(Path(there).rglob("*")) == before
 
 
