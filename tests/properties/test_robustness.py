@@ -212,7 +212,12 @@ WRONG = [
     ("far_elements", offsets_in_32_bits, "spread over 2**31 elements", {}),
     ("earlier_calls_have_no_effect", table_in_the_dtype_of_the_last_call, "after a call in bfloat16", {}),
     ("earlier_calls_have_no_effect", table_as_long_as_the_longest_call, "after a call with one more t", {}),
-    ("earlier_calls_have_no_effect", table_by_shape, "with another base, after a call with the first: output", {}),
+    (
+        "earlier_calls_have_no_effect",
+        table_by_shape,
+        "it gives the bits of the call before: output",
+        {},
+    ),
     ("axes_of_one_element", rows_apart_as_one_position, "with one t and two of everything else: output", {}),
     ("same_memory_other_values", cheats.cached_by_pointer, "other values", {"backward": "none"}),
     ("same_memory_other_values", cheats.cached_by_id, "other values", {"backward": "none"}),
