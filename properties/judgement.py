@@ -303,7 +303,10 @@ class _Run:
                 continue
             trial = Trial(self.operator, self.subject, case)
             own = [c for c in self.able if c.name == example.property and not c.universal and self._small(case)]
-            all(self._attempt(check, trial) for check in (*(c for c in self.able if c.universal), *own))
+            if all(self._attempt(check, trial) for check in self.able if check.universal):
+                for check in own:
+                    if check.group == "contract" or not trial.broken:
+                        self._attempt(check, trial)
         self.tallies = drawn
 
     def _small(self, case: Case) -> bool:
