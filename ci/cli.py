@@ -137,6 +137,16 @@ def _limits(options: dict[str, Any]) -> Limits | None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Store counterexamples in this folder, instead of .assay/counterexamples.",
 )
+@click.option(
+    "--database",
+    "places",
+    multiple=True,
+    default=(".assay/examples",),
+    show_default=True,
+    metavar="PLACE",
+    help="Where counterexamples are kept, and those of other runs are tried first: a folder, redis://HOST, or "
+    "github://OWNER/REPO, which is read alone. Repeatable; an empty text is no place.",
+)
 @click.option("--resume", is_flag=True, help="Go on with a run that was ended, from its journal.")
 @click.option(
     "--journal",
@@ -151,6 +161,7 @@ def check(
     markdown_path: Path | None,
     known_path: Path | None,
     counterexamples: Path | None,
+    places: tuple[str, ...],
     resume: bool,
     journal_path: Path | None,
     **options: Any,
@@ -165,19 +176,22 @@ def check(
     ahead(_limits(options))
 
     from assay import expected, journal as journals, markdown, replay, report
+    from assay.examples import Examples, opened
     from assay.kernels import UsageError
     from assay.progress import judging, progress
 
     quiet = options["quiet"]
     try:
         known = expected.read(known_path) if known_path else expected.Expectations()
+        examples = Examples(opened(places), partial(click.echo, err=True))
     except UsageError as error:
         raise Usage(str(error)) from None
     chosen, left_out, how = _configured(kernels, options)
     work = [(kernel, dtype) for kernel in chosen for dtype in _dtypes(kernel, options["dtypes"])]
     numbered = [(number, *pair) for number, pair in enumerate(work)]
     path = journal_path or journals.FILE
-    asked = journals.question(chosen, numbered, how)
+    tried = examples.fetch(work, journals.examples(path) if resume else None)
+    asked = journals.question(chosen, numbered, how, tried)
     console = report.console()
     interrupted = False
     try:
@@ -185,11 +199,12 @@ def check(
         click.echo(told, err=True) if told else None
         with journal:
             left = [w for w in numbered if w[0] not in done]
-            for number, found in judging(left, how, options["jobs"], len(done), quiet=quiet):
+            for number, found in judging(left, how, options["jobs"], examples.of, len(done), quiet=quiet):
                 kernel = work[number][0]
                 reasons = replay.store_all(kernel, found, counterexamples or replay.FOLDER, options["device"])
                 reasons = "\n".join(filter(None, (reasons, journal.append(number, kernel, found))))
                 click.echo(reasons, err=True) if reasons else None
+                examples.save(kernel, found)
                 done[number] = found
     except UsageError as error:
         raise Usage(str(error)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import pytest
 
     from assay.kernels import Known
+    from assay.properties.judgement import Examination
 
 
 @dataclass
@@ -38,15 +40,31 @@ class Conformance:
         return Known(title, self.operator, self.claims, place, self.kernel, signature(self.kernel))
 
     def result(self, name: str, dtype: str) -> Any:
+        if dtype not in self.found:
+            self.found[dtype] = self._judged(dtype)
+        return next(r for r in self.found[dtype].results if r.property == name)
+
+    def _judged(self, dtype: str) -> Examination:
+        """A judgement, which begins with the examples in the database of Hypothesis's settings."""
+        from hypothesis import settings
+
+        from assay.examples import Examples, read
         from assay.process import Limits
         from assay.properties.judgement import Effort, examine
 
-        if dtype not in self.found:
-            subject = self.known.subject(limits=Limits() if self.claims.world > 1 else None)
-            conventions = dict(self.claims.conventions)
-            effort = Effort(examples=self.examples, shrink_seconds=3)
-            self.found[dtype] = examine(self.operator, subject, dtype, conventions=conventions, effort=effort)
-        return next(r for r in self.found[dtype].results if r.property == name)
+        known = self.known
+        examples = Examples(settings().database, warnings.warn)
+        examples.fetch([(known, dtype)])
+        found = examine(
+            self.operator,
+            known.subject(limits=Limits() if self.claims.world > 1 else None),
+            dtype,
+            conventions=dict(self.claims.conventions),
+            effort=Effort(examples=self.examples, shrink_seconds=3),
+            examples=[*map(read, examples.of(known, dtype))],
+        )
+        examples.save(known, found)
+        return found
 
     def replay(self, dtype: str, result: Any, folder: Path) -> str:
         """Store the counterexample of a failure; the line that tells how to run it again."""

@@ -21,6 +21,7 @@ from multiprocessing import active_children, get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
+from assay.examples import read
 from assay.kernels import Known, UsageError, resolve
 from assay.lines import one_line
 from assay.process import Limits, end_all
@@ -58,7 +59,17 @@ PAUSE = 0.2
 """Seconds between two calls, of judgements that are made elsewhere."""
 
 
-def judge(kernel: Known, dtype: str, how: How, show: Progress | None = None) -> Examination:
+Tried = Callable[[Known, str], Sequence[bytes]]
+"""The examples that a kernel is tried on first, in a dtype."""
+
+
+def nothing(kernel: Known, dtype: str) -> Sequence[bytes]:
+    return ()
+
+
+def judge(
+    kernel: Known, dtype: str, how: How, show: Progress | None = None, examples: Sequence[bytes] = ()
+) -> Examination:
     """Raises: UsageError where the definition of a user's operator cannot be evaluated."""
     try:
         return examine(
@@ -68,6 +79,7 @@ def judge(kernel: Known, dtype: str, how: How, show: Progress | None = None) -> 
             conventions=dict(kernel.claims.conventions),
             effort=how.effort_for(kernel),
             progress=show,
+            examples=[*map(read, examples)],
         )
     except (ArithmeticError, TypeError, ValueError) as error:
         raise UsageError(
@@ -75,13 +87,13 @@ def judge(kernel: Known, dtype: str, how: How, show: Progress | None = None) -> 
         ) from error
 
 
-def one_by_one(work: Work, how: How, show: Show) -> Judged:
+def one_by_one(work: Work, how: How, show: Show, tried: Tried = nothing) -> Judged:
     """Judge in this process."""
     for number, kernel, dtype in work:
-        yield number, judge(kernel, dtype, how, partial(show, number))
+        yield number, judge(kernel, dtype, how, partial(show, number), tried(kernel, dtype))
 
 
-def side_by_side(work: Work, how: How, jobs: int, show: Show | None = None) -> Judged:
+def side_by_side(work: Work, how: How, jobs: int, show: Show | None = None, tried: Tried = nothing) -> Judged:
     """Judge in so many processes."""
     pools: dict[int, ProcessPoolExecutor] = {}
     pipes: dict[int, Connection] = {}
@@ -98,7 +110,7 @@ def side_by_side(work: Work, how: How, jobs: int, show: Show | None = None) -> J
                     last[slot] = kernel.spelling
                     if slot not in pools:
                         pools[slot], pipes[slot] = _pool()
-                    future = pools[slot].submit(_there, number, kernel.spelling, dtype, how)
+                    future = pools[slot].submit(_there, number, kernel.spelling, dtype, how, tried(kernel, dtype))
                     running[future] = slot, number, kernel, dtype
             done, _ = wait(running, timeout=PAUSE, return_when=FIRST_COMPLETED)
             for slot, number, *_ in running.values():
@@ -178,7 +190,7 @@ def _terminated(*_: object) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
-def _there(number: int, spelling: str, dtype: str, how: How) -> Examination:
+def _there(number: int, spelling: str, dtype: str, how: How, examples: Sequence[bytes]) -> Examination:
     (kernel,) = _resolved(spelling, how.limits)
     last = 0.0
 
@@ -189,7 +201,7 @@ def _there(number: int, spelling: str, dtype: str, how: How) -> Examination:
             with suppress(OSError):
                 _writer[0].send((number, cases, headroom, what))
 
-    return judge(kernel.claiming(**how.claimed), dtype, how, show)
+    return judge(kernel.claiming(**how.claimed), dtype, how, show, examples)
 
 
 def _resolved(spelling: str, limits: Limits | None) -> list[Known]:

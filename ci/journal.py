@@ -131,8 +131,20 @@ def resume(path: Path, question: Mapping[str, Any], work: Work) -> Opened:
     return Journal(path, file), done, f"the last line of {path} was torn and is dropped" if torn else ""
 
 
-def question(kernels: Sequence[Known], work: Work, how: How) -> dict[str, Any]:
-    """What a run depends on: two runs with the same question give the same verdicts."""
+def examples(path: Path) -> list[str] | None:
+    """The names of the examples on which the kernels of an earlier run were tried; None if that cannot be said."""
+    try:
+        with open(path, "rb") as file:
+            asked = (_read(file.readline(1 << 24)) or {}).get("question")
+    except OSError:
+        return None
+    found = asked.get("examples") if isinstance(asked, dict) else None
+    return found if isinstance(found, list) and all(isinstance(n, str) for n in found) else None
+
+
+def question(kernels: Sequence[Known], work: Work, how: How, examples: Sequence[str] = ()) -> dict[str, Any]:
+    """What a run depends on: two runs with the same question give the same verdicts. `examples`: the names of those on
+    which kernels are tried first."""
     names = sorted({"assay", "numpy", "torch", "hypothesis", "python-flint", *(p for k in kernels for p in k.versions)})
     users = sorted({file for kernel in kernels for file in kernel.files})
     content = {
@@ -144,6 +156,7 @@ def question(kernels: Sequence[Known], work: Work, how: How) -> dict[str, Any]:
         "effort": asdict(how.effort),
         "device": how.device,
         "claims": {key: value for key, value in how.claimed.items() if value},
+        "examples": list(examples),
         "limits": None if how.limits is None else asdict(how.limits),
     }
     restored: dict[str, Any] = json.loads(json.dumps(jsonable(content)))

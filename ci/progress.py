@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 if TYPE_CHECKING:
-    from assay.jobs import How, Judged, Work
+    from assay.jobs import How, Judged, Tried, Work
 
 
 def _stderr() -> Console:
@@ -90,7 +90,7 @@ class Board:
             console.print(told, markup=False)
 
 
-def judging(work: Work, how: How, jobs: int | None, already: int = 0, *, quiet: bool = False) -> Judged:
+def judging(work: Work, how: How, jobs: int | None, tried: Tried, already: int = 0, *, quiet: bool = False) -> Judged:
     """Judge, and show how far it is. `already`: so many were judged in an earlier run."""
     from assay.jobs import one_by_one, side_by_side
     from assay.process import end_all
@@ -105,7 +105,8 @@ def judging(work: Work, how: How, jobs: int | None, already: int = 0, *, quiet: 
 
             if jobs > 1:
                 end_all()  # those that described the kernels; each job has one of its own
-            for number, found in side_by_side(work, how, jobs, show) if jobs > 1 else one_by_one(work, how, show):
+            judged = side_by_side(work, how, jobs, show, tried) if jobs > 1 else one_by_one(work, how, show, tried)
+            for number, found in judged:
                 board.done(number, f"{titles[number]}: {found.verdict}")
                 yield number, found
     finally:

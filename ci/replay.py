@@ -7,25 +7,21 @@ is never overwritten. The kernel is named from the folder of the file, so that a
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import io
 import json
-import math
 import os
 import platform
 import re
 import secrets
 import shlex
 import sys
-import warnings
-import zipfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assay.kernels import Known, UsageError, keywords, resolve
-from assay.properties.contract import Operator, Tensor
+from assay.archive import packed, unpacked
+from assay.kernels import Known, UsageError, resolve
+from assay.properties.contract import Operator
 
 
 if TYPE_CHECKING:
@@ -66,8 +62,6 @@ def store(counterexample: Counterexample, folder: Path) -> Path:
 
     Raises: OSError where it cannot be written, or another file stands in its place.
     """
-    import numpy as np
-
     from assay.properties.counterexample import described
 
     content, arrays = described(counterexample)
@@ -80,9 +74,7 @@ def store(counterexample: Counterexample, folder: Path) -> Path:
         raise FileExistsError(f"{path} is not a counterexample of assay")
     if beside.exists() and not path.exists() and not _holds(beside, arrays):
         raise FileExistsError(f"{beside} is not a counterexample of assay")
-    archive = io.BytesIO()
-    np.savez(archive, **arrays)  # type: ignore[arg-type]  # a key of **arrays could be savez's own keyword
-    _replace(beside, archive.getvalue())
+    _replace(beside, packed(arrays))
     _replace(path, (json.dumps({**content, "arrays": beside.name}, indent=1) + "\n").encode())
     return path
 
@@ -190,9 +182,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 LARGEST = {".json": 1 << 24, ".npz": 1 << 30}
 """Bytes that are read of a file; the arrays of a counterexample are small."""
-MOST = 64
 MOST_RANKS = 64
-"""Arrays in an archive."""
 
 
 def read(path: Path) -> Counterexample:
@@ -238,41 +228,13 @@ def _beside(path: Path, content: Any) -> Path | None:
 
 
 def _arrays(path: Path | None) -> dict[str, Any]:
-    """The arrays of an archive. What is compressed, or says that it is larger than the file, is never unpacked, and an
-    array of Python objects never unpickled."""
     if path is None:
         return {}
     content = _bytes(path, LARGEST[".npz"])
-    reason = "it is not an archive of arrays"
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            members = archive.infolist()
-            stored = all(m.compress_type == zipfile.ZIP_STORED and not m.flag_bits & 1 for m in members)
-            if stored and len(members) <= MOST and sum(m.file_size for m in members) <= len(content):
-                found = {m.filename.removesuffix(".npy"): _array(archive.read(m)) for m in members}
-                if not any(v is None for v in found.values()):
-                    return found
-                reason = "it holds Python objects"
-    except Exception:  # whatever the parsers of others raise for bytes that they do not understand
-        pass
-    raise UsageError(f"{path} cannot be read: {reason}, or not a whole one")
-
-
-def _array(content: bytes) -> Values | None:
-    """The array in an .npy file, a view of it; None for one of Python objects. Raises: ValueError, among others."""
-    import numpy as np
-
-    file = io.BytesIO(content)
-    version = np.lib.format.read_magic(file)
-    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-    shape, transposed, dtype = header(file)
-    if dtype.hasobject:
-        return None
-    rest = content[file.tell() :]
-    if math.prod(shape) * dtype.itemsize != len(rest) or min(shape, default=0) < 0:
-        raise ValueError("its shape does not fit its length")
-    return np.frombuffer(rest, dtype).reshape(shape, order="F" if transposed else "C")
+        return unpacked(content)
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
 
 
 # Running again -------------------------------------------------------------------------------------------------------
@@ -357,15 +319,14 @@ def _from_here(stored: Counterexample, path: Path) -> str:
 
 def _fits(operator: Operator, stored: Counterexample) -> None:
     """The operator may have changed since, or be another one of the same name."""
+    from assay.properties.counterexample import Unreadable
+    from assay.properties.examples import belongs
     from assay.reference.arithmetic.precision import PRECISIONS
 
-    inputs = {i.name for i in operator.inputs}
-    optional = {i.name for i in operator.inputs if isinstance(i, Tensor) and i.optional}
-    for name in inputs - optional - set(stored.case.arguments):
-        raise UsageError(f"the case has no {name}, which {operator.name} takes")
-    positional = set(inspect.signature(operator.definition).parameters)
-    for name in set(stored.case.arguments) - inputs - positional - keywords(operator):
-        raise UsageError(f"{operator.name} takes no {name}, which the case has")
+    try:
+        belongs(operator, stored.case)
+    except Unreadable as error:
+        raise UsageError(str(error)) from None
     if stored.form is not None and stored.form not in operator.texts:
         raise UsageError(f"{operator.name} has no form {stored.form!r}; it has {', '.join(operator.texts)}")
     if not (1 <= stored.world <= MOST_RANKS and stored.ranks in ("sum", "mean")):

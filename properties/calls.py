@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,21 @@ def random_state_is_untouched(trial: Trial) -> bool:
 
 
 def earlier_calls_have_no_effect(trial: Trial) -> bool:
+    """Neither on what is called again, nor on what is called next."""
     first = trial.answer().outputs
     for told, arguments, cotangents in _others(trial):
         with suppress(KernelError, NotCovered):
             trial.called(arguments=arguments, cotangents=cotangents)
         if not same_bits(first, trial.called().outputs):
             raise Violation(f"after a call {told}, the same call gives other bits than before")
+    for name, arguments in _with_other_parameters(trial):
+        with suppress(KernelError, NotCovered):
+            outputs = trial.called(arguments=arguments).outputs
+            if not same_bits(first, trial.called().outputs):
+                raise Violation(f"after a call with another {name}, the same call gives other bits than before")
+            other = trial.at(arguments) if same_bits(first, outputs) else None
+            if other is not None:  # right, if the parameter does not matter here
+                under(f"with another {name}, it gives the bits of the call before", partial(other.agrees, outputs))
     return True
 
 
@@ -55,18 +65,23 @@ def _others(trial: Trial) -> Iterator[tuple[str, dict[str, Any], tuple[Values, .
         yield f"with other {' and '.join(moved)}", {**given, **moved}, None
     if tensors:
         yield "with other values", {**given, **{n: _flipped(given[n]) for n in tensors}}, None
-    else:
-        yield from _under_other_conventions(trial)
+    yield from _under_other_conventions(trial)
     if trial.differentiable:
         yield "with gradients", given, trial.cotangents
 
 
 def _under_other_conventions(trial: Trial) -> Iterator[tuple[str, dict[str, Any], None]]:
-    """Of what is made from sizes alone, the rest that it may be remembered by."""
     for name, values in trial.operator.conventions.items():
         for value in values:
             if trial.subject.supports(name) and value != trial.case.arguments.get(name, values[0]):
                 yield f"with {name}={value!r}", trial.case.with_arguments(**{name: value}), None
+
+
+def _with_other_parameters(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
+    random = np.random.default_rng((trial.case.seed, 4))
+    for parameter in trial.operator.parameters:
+        if trial.subject.supports(parameter.name):
+            yield parameter.name, trial.case.with_arguments(**{parameter.name: parameter.draw(random)})
 
 
 def same_memory_other_values(trial: Trial) -> bool:

@@ -20,8 +20,10 @@ from hypothesis.strategies import SearchStrategy
 
 from assay.properties.atlas import Curve, atlas
 from assay.properties.contract import Operator, Property
+from assay.properties.counterexample import Counterexample
 from assay.properties.diagnosis import Finding, Inferred, agrees, diagnose, infer
 from assay.properties.drawing import COMPLEX, DTYPES, Case, Values, cases
+from assay.properties.examples import suited
 from assay.properties.robustness import AGREEMENT, Check, Group, checks
 from assay.properties.shifts import FEWEST, Shift, shifts
 from assay.properties.statistics import Samples, rejects_nulls, samples
@@ -47,6 +49,8 @@ COUNTED = 20
 """Cases in which every null kernel must have been rejected, for a run to mean anything."""
 ROUNDS = 4
 """At most this many times as many cases are drawn, where too few have counted so far."""
+RECALLED = "from the database of examples"
+"""Told of a case that was not drawn."""
 
 
 @dataclass(frozen=True)
@@ -142,15 +146,18 @@ def examine(
     only: Sequence[str] | None = None,
     progress: Progress | None = None,
     prepared: Sequence[Trial] | None = None,
+    examples: Sequence[Counterexample] = (),
 ) -> Examination:
     """Judge a kernel. `conventions`: those that it claims to follow; `only`: the names of the properties to try;
-    `prepared`: trials of another kernel with the same claims, whose cases and truth are taken instead of drawn."""
+    `prepared`: trials of another kernel with the same claims, whose cases and truth are taken instead of drawn;
+    `examples`: known counterexamples of the operator in this dtype, which are tried first."""
     demands = [c for c in checks(operator) if only is None or c.name in only]
     if operator.complex and dtype not in COMPLEX:
         told = f"{operator.name} takes complex numbers, of which there are none in {dtype}"
         return Examination(subject.name, dtype, [Result(c.name, "skipped", message=told) for c in demands])
     judged, uncovered = _conventions(operator, subject, dict(conventions or {}))
     run = _Run(operator, subject, dtype, judged, effort, demands, progress)
+    run.recall(examples)
     if prepared is None:
         run.collect()
     else:
@@ -275,6 +282,8 @@ class _Run:
         self.conventions = conventions
         self.strategy = cases(operator, dtype, subject.supports, conventions, thin=effort.thin)
         self.tallies = {check.name: _Tally() for check in demands}
+        self.recalled = {check.name: _Tally() for check in demands}
+        """The same of cases that were not drawn: what is drawn does not depend on them."""
         self.kept: list[Trial] = []
         self.seen = 0
         self.round = 0
@@ -284,6 +293,24 @@ class _Run:
         self.about = {p.name: p.about for p in operator.properties if isinstance(p, Property)}
         self._stale: dict[tuple[int, ...], tuple[Values, Values]] = {}
         """The last answer of each shape, and what would have been right."""
+
+    def recall(self, examples: Sequence[Counterexample]) -> None:
+        """Try known counterexamples: what is always demanded, and the demand that each of them broke."""
+        drawn, self.tallies = self.tallies, self.recalled
+        for example in () if self.operator.random else examples:
+            case = suited(self.operator, example.case, self.subject.supports, self.conventions)
+            if case is None:
+                continue
+            trial = Trial(self.operator, self.subject, case)
+            own = [c for c in self.able if c.name == example.property and not c.universal and self._small(case)]
+            if all(self._attempt(check, trial) for check in self.able if check.universal):
+                for check in own:
+                    if check.group == "contract" or not trial.broken:
+                        self._attempt(check, trial)
+        self.tallies = drawn
+
+    def _small(self, case: Case) -> bool:
+        return _elements(case) <= self.effort.largest
 
     def collect(self) -> None:
         """Try every demand on every case, going on after failures."""
@@ -316,7 +343,7 @@ class _Run:
         """Every demand on one case."""
         self.seen += 1
         if all(self._attempt(check, trial) for check in self.able if check.universal):
-            small = sum(a.size for a in _arrays(trial.case)) <= self.effort.largest
+            small = self._small(trial.case)
             # Where the kernel is wrong anyway, what it owes beside that would only be told a dozen times.
             self._take_turns(trial, "robustness", self.effort.robustness if small and not trial.broken else 0)
             self._take_turns(trial, "contract", self.effort.shares if small else 0)
@@ -484,14 +511,20 @@ class _Run:
         return out, found if out.verdict == "fail" else []
 
     def result(self, check: Check) -> Result:
-        tally = self.tallies[check.name]
-        headroom = tally.headroom if check is AGREEMENT or check.differentiates else None
-        out = Result(check.name, "pass", tally.cases, headroom, tally.seconds)
+        tally, recalled = self.tallies[check.name], self.recalled[check.name]
+        headroom = max(tally.headroom, recalled.headroom) if check is AGREEMENT or check.differentiates else None
+        out = Result(check.name, "pass", tally.cases + recalled.cases, headroom, tally.seconds + recalled.seconds)
         if tally.failed is not None:
             out.verdict = "error" if tally.broken else "fail"
             out.case, out.message, out.miss = self._shrunk(check, tally)
             out.counterexample, out.values = out.case.shapes(), out.case.small()
-        elif not tally.cases:
+        if recalled.failed is not None and (out.case is None or _elements(recalled.failed) <= _elements(out.case)):
+            out.verdict = "error" if recalled.broken else "fail"
+            out.case, out.message, out.miss = recalled.failed, recalled.message, recalled.miss
+            out.counterexample, out.values = f"{out.case.shapes()}, {RECALLED}", out.case.small()
+        if out.case is not None:
+            return out
+        if not tally.cases:
             outside_domain = f"none of {self.seen} cases was in its domain"
             reason = check.lacking(self.subject) or self._elsewhere(check) or tally.reason or self.refusal
             if reason:
@@ -593,6 +626,10 @@ class _Run:
 
 def _identity(case: Case) -> str:
     return repr((case.shapes(), case.seed, [a.tobytes() for a in _arrays(case)]))
+
+
+def _elements(case: Case) -> int:
+    return sum(a.size for a in _arrays(case))
 
 
 def _arrays(case: Case) -> list[Values]:

@@ -154,6 +154,11 @@ ROBUSTNESS = (
         "2**n - 1, 2**n, 2**n + 1 and prime lengths are right",
         shapes.sizes_around_powers_of_two,
     ),
+    _in_turn(
+        "axes_of_one_element",
+        "with one element along any axis, and two along all others, it is right",
+        shapes.axes_of_one_element,
+    ),
     _in_turn("empty_axes", "an empty axis gives what the definition gives", shapes.empty_axes),
     _in_turn(
         "malformed_shapes_raise",

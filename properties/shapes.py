@@ -41,6 +41,35 @@ def sizes_around_powers_of_two(trial: Trial) -> bool:
     return found
 
 
+def axes_of_one_element(trial: Trial) -> bool:
+    """One axis after the other has one element, the others have two: how far apart the elements of the one lie means
+    nothing, and who takes it for how far apart those of another lie is wrong here at the latest."""
+    even, found = _even(trial), False
+    for letter in trial.lengths:
+        sizes = {**dict.fromkeys(trial.lengths, 2), letter: 1}
+        other = None if letter in even else trial.at(_told_apart(trial, sizes))
+        if other is None:
+            continue
+        found = True
+        told = f"with one {letter} and two of everything else"
+        under(told, other.agree)
+        if other.differentiable:
+            under(told, other.agree_in_gradients)
+    return found
+
+
+def _told_apart(trial: Trial, sizes: dict[str, int]) -> dict[str, Any]:
+    """The arguments of other lengths; what is repeated for that is half of what it repeats, as near as it can be."""
+    arguments = trial.resized(sizes)
+    for letter, size in sizes.items():
+        for name, axis in trial.along(letter):
+            if name in trial.tensors and size > trial.lengths[letter]:
+                halves = (np.arange(size) < trial.lengths[letter]) / 2 + 0.5
+                scaled = arguments[name] * halves.reshape(-1, *(1,) * (arguments[name].ndim - axis - 1))
+                arguments[name] = trial.rounded(scaled)
+    return arguments
+
+
 def empty_axes(trial: Trial) -> bool:
     found = False
     for letter in trial.lengths:

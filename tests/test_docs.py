@@ -18,8 +18,10 @@ import importlib.util
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -195,6 +197,37 @@ def test_what_is_not_run_can_be_asked(block: Block, monkeypatch: pytest.MonkeyPa
             words = shlex.split(part)
             if words[0].rpartition("/")[2] == "assay":
                 parsed(words[1:], monkeypatch)
+
+
+@pytest.mark.nightly
+def test_the_readme_installs(tmp_path: Path) -> None:
+    """What the README installs with, in a copy of the tree; but for its dependencies, which pip would have to fetch:
+    they are those of this environment."""
+    pytest.importorskip("setuptools", "77")
+    here = sysconfig.get_path("purelib")
+    tree = tmp_path / "tree"
+    ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, tree, ignore=ignored)
+    (install,) = (b for b in BLOCKS if b.page.name == "README.md" and b.text.endswith("activate\n"))
+    without_network = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PYTHONPATH": here}
+    purelib = ".venv/bin/python -c 'import sysconfig; print(sysconfig.get_path(\"purelib\"))'"
+    script = [
+        "set -e",
+        *(line.removeprefix("$ ") for line in install.text.splitlines()),
+        f'echo {here} > "$({purelib})/dependencies.pth"',
+        f"unset PYTHONPATH && cd {tmp_path} && which assay",
+        "assay check rope=assay.impl.rope:rope --quick --dtype float32",
+    ]
+    run = subprocess.run(
+        ["bash", "-c", "\n".join(script)],
+        cwd=tree,
+        env={**os.environ, **without_network},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.startswith(str(tree / ".venv" / "bin" / "assay"))
+    assert "pass" in run.stdout
 
 
 def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

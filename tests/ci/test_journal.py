@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -118,6 +119,7 @@ def test_runs_killed_at_random_moments_lose_nothing(processes: ForkServerContext
     while killed < count:
         for file in (FILE, Path("out.json")):
             file.unlink()
+        shutil.rmtree(".assay/examples")
         ended = False
         while not ended:
             before = written()

@@ -144,6 +144,22 @@ def table_as_long_as_the_longest_call(x: torch.Tensor, position: torch.Tensor) -
     return right(x, position, base=10000.0 * max(1, STATE["rows"] / x.shape[-2]))
 
 
+def table_by_shape(x: torch.Tensor, position: torch.Tensor, *, base: float = 10000.0) -> torch.Tensor:
+    """What it remembers depends on the base, and its key does not."""
+    key = (x.shape, tuple(position.tolist()))
+    if key not in STATE:
+        STATE[key] = kernels.table(x, position, base)
+    return kernels.turn(x.float(), *STATE[key]).to(x.dtype)
+
+
+def rows_apart_as_one_position(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """Takes all rows, those of the batch too, for as far apart as two positions of [b, t, h, d] are."""
+    rows = x.transpose(1, 2).contiguous()
+    b, t, h, d = rows.shape
+    read = rows.as_strided((b * t, h, d), (rows.stride(1), d, 1)).reshape(b, t, h, d)
+    return right(read.transpose(1, 2), position)
+
+
 def refuses_nothing(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     if not x.numel():
         raise RuntimeError("cannot launch a grid of 0 programs")
@@ -196,6 +212,13 @@ WRONG = [
     ("far_elements", offsets_in_32_bits, "spread over 2**31 elements", {}),
     ("earlier_calls_have_no_effect", table_in_the_dtype_of_the_last_call, "after a call in bfloat16", {}),
     ("earlier_calls_have_no_effect", table_as_long_as_the_longest_call, "after a call with one more t", {}),
+    (
+        "earlier_calls_have_no_effect",
+        table_by_shape,
+        "it gives the bits of the call before: output",
+        {},
+    ),
+    ("axes_of_one_element", rows_apart_as_one_position, "with one t and two of everything else: output", {}),
     ("same_memory_other_values", cheats.cached_by_pointer, "other values", {"backward": "none"}),
     ("same_memory_other_values", cheats.cached_by_id, "other values", {"backward": "none"}),
     ("same_memory_other_values", cheats.cached_by_fingerprint, "called on", {}),
