@@ -371,8 +371,8 @@ LINEAR_ATTENTION = Operator(
     parameters=(Positive("eps", default=0.0, low=1e-3, high=8),),
     conventions={"feature_map": reference.FEATURE_MAPS, "denominator": reference.DENOMINATORS},
     forms={
-        f"{sums.__name__}{name}": reference.form(sums, elu)
-        for name, elu in (("", None), ("-elu", reference.elu_and_one))
+        f"{sums.__name__}{name}": reference.form(sums, **maps)
+        for name, maps in (("", {}), ("-elu", {"phi": reference.elu_and_one}), ("-softmax", {"shares": True}))
         for sums in (reference.quadratic, reference.recurrent, reference.chunked)
     },
     backward=reference.backward,
