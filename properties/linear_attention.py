@@ -418,6 +418,7 @@ LINEAR_ATTENTION = Operator(
         "short": Structure({"causal": True}, sizes={"b": 1, "h": 4, "t": 256, "s": 256, "d": 64, "e": 64}),
         "full": Structure(sizes={"b": 1, "h": 4, "t": 1024, "s": 1024, "d": 64, "e": 64}),
         "long": Structure({"causal": True}, sizes={"b": 1, "h": 4, "t": 8192, "s": 8192, "d": 64, "e": 64}),
+        "one head": Structure({"causal": True}, sizes={"b": 1, "h": 1, "t": 4096, "s": 4096, "d": 64, "e": 64}),
     },
     properties=(
         Property(

@@ -27,7 +27,8 @@ import numpy as np
 from assay.properties.contract import Operator
 from assay.properties.drawing import COMPLEX, Values, parted
 from assay.properties.emulated import Emulated, Fault, Site, Wrong, passed
-from assay.properties.judgement import Effort, examine, prepare
+from assay.properties.gains import gains
+from assay.properties.judgement import SIZED, Effort, examine, prepare
 from assay.properties.mutants import Mutant, mutants, right, right_kernels
 from assay.properties.others import RULES
 from assay.properties.robustness import checks
@@ -195,14 +196,20 @@ def kill(bench: Bench, mutant: Mutant, *, full: bool = False) -> Outcome:
         )
         found = first
 
-    def outcome(fate: Fate, message: str) -> Outcome:
+    def outcome(fate: Fate, message: str, by: tuple[str, ...]) -> Outcome:
         cases = max((r.cases for r in found.results), default=0)
-        by = tuple(r.property for r in broken)
         return Outcome(mutant.name, mutant.kind, mutant.text, bench.dtype, fate, by, cases, seconds, message)
 
     if broken:
-        return outcome("killed", broken[0].message)
-    return outcome(*_reason(bench, mutant))
+        return outcome("killed", broken[0].message, tuple(r.property for r in broken))
+    fate, message = _reason(bench, mutant)
+    if fate == "survived" and bench.operator.differentiated:
+        kernel = mutant.kernel()
+        off = [str(g) for g in gains([t.under(kernel) for t in trials]) if g.counts]
+        seconds = time.perf_counter() - started
+        if off:
+            return outcome("killed", "; ".join(off), (SIZED,))
+    return outcome(fate, message, ())
 
 
 def _reason(bench: Bench, mutant: Mutant) -> tuple[Fate, str]:

@@ -1,8 +1,8 @@
 """jax: `nn.dot_product_attention(query, key, value, bias, mask, scale=, is_causal=)`, whose arrays are shared by DLPack.
 
-Axes are [b, t, h, d]. A query of which every key is hidden by a boolean mask returns the mean of all values. Gradients
-are those of `jax.vjp`. Without jax_enable_x64, which is a setting of the whole process, there is no float64. What has
-no elements is not exchanged: DLPack says nothing of where it is.
+Axes are [b, t, h, d]. A query of which every key is hidden by a boolean mask returns the mean of all values; values have
+as many channels as keys. Gradients are those of `jax.vjp`. Without jax_enable_x64, which is a setting of the whole
+process, there is no float64. What has no elements is not exchanged: DLPack says nothing of where it is.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ def dot_product_attention(
 
     if not (q.numel() and k.numel() and v.numel()):
         raise NotImplementedError("what has no elements is not exchanged")
+    if v.shape[-1] != q.shape[-1]:
+        raise NotImplementedError("values have as many channels as keys")
     given: dict[str, Any] = {}
     if mask is not None:
         full = _to_jax(mask.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2]))
