@@ -61,7 +61,8 @@ def parsed(text: str) -> Lengths:
     """Of AXIS=LENGTH,LENGTH,... Raises: ValueError for what is none."""
     axis, _, told = text.partition("=")
     lengths = tuple(int(x) for x in told.split(",") if x.strip().isdecimal())
-    if not all(name.isidentifier() for name in axis.split("+")) or len(lengths) != len(told.split(",")) or min(lengths) < 1:
+    named = all(name.isidentifier() for name in axis.split("+"))
+    if not named or len(lengths) != len(told.split(",")) or min(lengths) < 1:
         raise ValueError(f"{text!r} is not AXIS=LENGTH,LENGTH,...")
     return Lengths(axis, tuple(dict.fromkeys(lengths)))
 

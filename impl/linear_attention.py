@@ -191,21 +191,20 @@ class _Causal(torch.autograd.Function):
         carried = _state_before(q, v, phi, normalize, state)
         for bounds in _blocks(q.shape[-2]):
             a, b = (phi(_cut(x, *bounds).to(wide)) for x in (q, k))
-            values = _cut(v, *bounds).to(wide)
-            before, carried = _prefix(_summed(b, values, normalize), carried)
-            weights = (a @ b.mT).tril_()
-            sums = (weights @ values).add_(a @ before[..., :e])
+            values = _columns(_cut(v, *bounds).to(wide), normalize)
+            before, carried = _prefix(b.mT @ values, carried)
+            sums = ((a @ b.mT).tril_() @ values).add_(a @ before)
             target = _cut(out, *bounds)
             if total is None:
                 target.copy_(sums)
                 continue
-            weight = weights.sum(dim=-1, keepdim=True).add_(a @ before[..., e:])
+            weight = sums[..., e:]
             _cut(total, *bounds).copy_(weight)
             inverse = _inverse(_total(weight, eps, denominator))
             if target.dtype == wide:
-                torch.mul(sums, inverse, out=target)
+                torch.mul(sums[..., :e], inverse, out=target)
             else:
-                target.copy_(sums.mul_(inverse))
+                target.copy_(sums[..., :e].mul_(inverse))
         ctx.save_for_backward(q, k, v, state, out, total)
         ctx.settings = phi, normalize, eps, denominator
         return out, carried.to(q.dtype)
@@ -226,24 +225,21 @@ class _Causal(torch.autograd.Function):
         def block(bounds: tuple[int, int, int]) -> tuple[Tensor, ...]:
             """Queries, keys, values, cotangents, and the cotangents of the weights, [.., chunk, chunk]."""
             queries, keys, values, given = (_cut(x, *bounds).to(wide) for x in (q, k, v, g))
-            of_weights = given[..., :e] @ values.mT
-            if normalize:
-                of_weights.add_(given[..., e:])
-            return queries, keys, values, given, of_weights.tril_()
+            values = _columns(values, normalize)
+            return queries, keys, values, given, (given @ values.mT).tril_()
 
         carried = _state_before(q, v, phi, normalize, state)
         for bounds in blocks:
             queries, keys, values, given, of_weights = block(bounds)
             b = phi(keys)
-            before, carried = _prefix(_summed(b, values, normalize), carried)
+            before, carried = _prefix(b.mT @ values, carried)
             _cut(grads[0], *bounds).copy_(pulled(phi, queries, (of_weights @ b).add_(given @ before.mT))[1])
         carried = later.to(wide)
         for bounds in reversed(blocks):
             queries, keys, values, given, of_weights = block(bounds)
             a = phi(queries)
             after, carried = _suffix(a.mT @ given, carried)
-            db = (of_weights.mT @ a).add_(values @ after[..., :e].mT)
-            b, dk = pulled(phi, keys, db.add_(after[..., e:].mT) if normalize else db)
+            b, dk = pulled(phi, keys, (of_weights.mT @ a).add_(values @ after.mT))
             dv = ((a @ b.mT).tril_().mT @ given[..., :e]).add_(b @ after[..., :e])
             _cut(grads[1], *bounds).copy_(dk)
             _cut(grads[2], *bounds).copy_(dv)
@@ -272,8 +268,13 @@ def _state_before(q: Tensor, v: Tensor, phi: Features, normalize: bool, state: T
     return torch.zeros(*q.shape[:2], r, v.shape[-1] + normalize, dtype=wide, device=q.device)
 
 
+def _columns(values: Tensor, normalize: bool) -> Tensor:
+    """(v, 1), so that the weights are summed as the values are; v where nothing is normalised."""
+    return functional.pad(values, (0, 1), value=1.0) if normalize else values
+
+
 def _summed(b: Tensor, values: Tensor, normalize: bool) -> Tensor:
-    """What each chunk adds to the state, [b, h, number, r, n]."""
+    """The state of all keys, [b, h, r, n], without a copy of the values."""
     sums = b.mT @ values
     return torch.cat((sums, b.sum(dim=-2)[..., None]), dim=-1) if normalize else sums
 

@@ -5,10 +5,10 @@ A mutant that survives must be explained. Machine-checked reasons:
 equivalent   it returns the same bits as the right kernel on every case. Believed only of mutants that change roundings
              or lose a term, where that can be so; elsewhere it means that the drawing never shows the mistake.
 legal        it moves every result, before the last rounding, by no more than twice the bound, as far as two right
-             kernels can be apart; and where a parameter is
-             shifted, by no more than the legal coherent shift: what the parameter appears to be off by when all
-             elements of one rounding move together by the unit roundoff, summed over the roundings; or by less than
-             eight standard errors of the shift that the right kernel's own rounding noise shows on these cases.
+             kernels can be apart; and where a parameter is shifted, or a gradient made too large by a factor, by no
+             more than the legal coherent shift: what it appears to be off by when all elements of one rounding move
+             together by the unit roundoff, summed over the roundings; or by less than eight standard errors of the
+             shift that rounding noise shows on these cases.
 
 What remains needs a reason by hand, in the contract's `survivors`, which must name a mutant that does survive.
 """
@@ -184,9 +184,9 @@ def kill(bench: Bench, mutant: Mutant, *, full: bool = False) -> Outcome:
     trials = bench.trials
     effort = EVERY_DEMAND if full else FIRST_KILL
     started = time.perf_counter()
-    found = examine(bench.operator, mutant.kernel(), bench.dtype, effort=effort, prepared=trials)
+    judged = examine(bench.operator, mutant.kernel(), bench.dtype, effort=effort, prepared=trials)
     seconds = time.perf_counter() - started
-    broken = [r for r in found.results if r.verdict in ("fail", "error")]
+    broken = [r for r in judged.results if r.verdict in ("fail", "error")]
     if full and broken:
         started = time.perf_counter()
         first = examine(bench.operator, mutant.kernel(), bench.dtype, effort=FIRST_KILL, prepared=trials)
@@ -194,10 +194,10 @@ def kill(bench: Bench, mutant: Mutant, *, full: bool = False) -> Outcome:
         broken.sort(
             key=lambda r: r.property not in {q.property for q in first.results if q.verdict in ("fail", "error")}
         )
-        found = first
+        judged = first
 
-    def outcome(fate: Fate, message: str, by: tuple[str, ...]) -> Outcome:
-        cases = max((r.cases for r in found.results), default=0)
+    def outcome(fate: Fate, message: str, by: tuple[str, ...] = ()) -> Outcome:
+        cases = max((r.cases for r in judged.results), default=0)
         return Outcome(mutant.name, mutant.kind, mutant.text, bench.dtype, fate, by, cases, seconds, message)
 
     if broken:
@@ -205,11 +205,13 @@ def kill(bench: Bench, mutant: Mutant, *, full: bool = False) -> Outcome:
     fate, message = _reason(bench, mutant)
     if fate == "survived" and bench.operator.differentiated:
         kernel = mutant.kernel()
-        off = [str(g) for g in gains([t.under(kernel) for t in trials]) if g.counts]
+        found = gains([t.under(kernel) for t in trials])
         seconds = time.perf_counter() - started
-        if off:
+        if off := [str(g) for g in found if g.counts]:
             return outcome("killed", "; ".join(off), (SIZED,))
-    return outcome(fate, message, ())
+        if seen := [str(g) for g in found if g.name == mutant.scaled]:
+            return outcome("legal", f"within the bound, and as far as roundings or noise may move all of it: {seen[0]}")
+    return outcome(fate, message)
 
 
 def _reason(bench: Bench, mutant: Mutant) -> tuple[Fate, str]:

@@ -1,6 +1,6 @@
 """Causal linear attention as people write it, for ours to be timed beside:
 
-    assay bench linear_attention=assay.impl.linear_attention:linear_attention linear_attention=tests/linear_attention_peers.py
+assay bench linear_attention=assay.impl.linear_attention linear_attention=tests/linear_attention_peers.py
 """
 
 from __future__ import annotations

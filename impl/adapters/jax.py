@@ -1,7 +1,7 @@
-"""jax: `nn.dot_product_attention(query, key, value, bias, mask, scale=, is_causal=)`, whose arrays are shared by DLPack.
+"""jax: `nn.dot_product_attention(query, key, value, bias, mask, scale=, is_causal=)`, its arrays shared by DLPack.
 
-Axes are [b, t, h, d]. A query of which every key is hidden by a boolean mask returns the mean of all values; values have
-as many channels as keys. Gradients are those of `jax.vjp`. Without jax_enable_x64, which is a setting of the whole
+Axes are [b, t, h, d]. A query of which every key is hidden by a boolean mask returns the mean of all values; values
+have as many channels as keys. Gradients are those of `jax.vjp`. Without jax_enable_x64, which is a setting of the whole
 process, there is no float64. What has no elements is not exchanged: DLPack says nothing of where it is.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.utils.dlpack
 
 from assay.impl.kernel import kernel
 
@@ -40,7 +41,7 @@ def _to_jax(x: torch.Tensor) -> Any:
 
 
 def _to_torch(x: Any) -> torch.Tensor:
-    return torch.from_dlpack(x).clone()  # JAX's arrays are never written to
+    return torch.utils.dlpack.from_dlpack(x).clone()  # JAX's arrays are never written to
 
 
 @kernel(
@@ -67,11 +68,13 @@ def dot_product_attention(
         raise NotImplementedError("values have as many channels as keys")
     given: dict[str, Any] = {}
     if mask is not None:
+        if mask.dtype != torch.bool and bool((mask == -torch.inf).all(dim=-1).any()):
+            raise NotImplementedError("a bias that hides every key of a query gives NaN")
         full = _to_jax(mask.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2]))
         given["mask" if mask.dtype == torch.bool else "bias"] = full
 
     def attention(q: Any, k: Any, v: Any) -> Any:
         return jax.nn.dot_product_attention(q, k, v, scale=scale, is_causal=causal, implementation="xla", **given)
 
-    out: torch.Tensor = _Shared.apply(attention, *(x.transpose(1, 2) for x in (q, k, v)))  # type: ignore[no-untyped-call]
+    out: torch.Tensor = _Shared.apply(attention, *(x.transpose(1, 2) for x in (q, k, v)))
     return out.transpose(1, 2)

@@ -1,8 +1,8 @@
 """keras: `ops.dot_product_attention(query, key, value, bias=, mask=, scale=, is_causal=)` on the torch backend.
 
-Axes are [b, t, h, d]. A boolean mask becomes numbers, the most negative for a hidden key, so that a query that sees none
-returns the mean of all values. The backend is chosen when keras is first imported, by KERAS_BACKEND: here it is torch
-unless it was said before. Like torch's own function it takes `is_causal` or a `bias`, not both.
+Axes are [b, t, h, d]. A boolean mask becomes numbers, a very negative one for a hidden key, so that a query that sees
+none returns the mean of all values. The backend is chosen when keras is first imported, by KERAS_BACKEND: here it is
+torch unless it was said before. Like torch's own function it takes `is_causal` or a `bias`, not both.
 """
 
 from __future__ import annotations

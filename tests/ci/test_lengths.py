@@ -39,7 +39,7 @@ def test_two_axes_are_as_long_as_each_other() -> None:
     (stretched,) = Lengths("t+s", (7,)).of(kernels, ("long",))
     arguments = timed_case(stretched.operator, "long, t+s=7", "float32").arguments
     assert [arguments[name].shape for name in "qkv"] == [(1, 4, 7, 64)] * 3
-    with pytest.raises(UsageError, match="no case that is timed has an axis 't.r'"):
+    with pytest.raises(UsageError, match=r"no case that is timed has an axis 't\+r'"):
         Lengths("t+r", (7,)).of(kernels, ())
 
 
