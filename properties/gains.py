@@ -35,7 +35,7 @@ FEWEST = 20
 """Cases below which nothing is said: a standard error of fewer is not known well enough for so few false alarms."""
 
 
-MOST = 32
+MOST = 24
 """The smallest cases, so many, say it well enough; what is legal takes tens of milliseconds for each."""
 
 
