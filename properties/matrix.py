@@ -28,10 +28,11 @@ from assay.properties.contract import Operator
 from assay.properties.drawing import COMPLEX, Values, parted
 from assay.properties.emulated import Emulated, Fault, Site, Wrong, passed
 from assay.properties.gains import gains
-from assay.properties.judgement import SIZED, Effort, examine, prepare
+from assay.properties.judgement import MEANT, SIZED, Effort, examine, prepare
 from assay.properties.mutants import Mutant, mutants, right, right_kernels
 from assay.properties.others import RULES
 from assay.properties.robustness import checks
+from assay.properties.shifts import shifts
 from assay.properties.trial import KernelError, Trial
 from assay.reference.arithmetic.array import Part
 from assay.reference.arithmetic.formatted import EXTENDED
@@ -203,15 +204,26 @@ def kill(bench: Bench, mutant: Mutant, *, full: bool = False) -> Outcome:
     if broken:
         return outcome("killed", broken[0].message, tuple(r.property for r in broken))
     fate, message = _reason(bench, mutant)
-    if fate == "survived" and bench.operator.differentiated:
-        kernel = mutant.kernel()
-        found = gains([t.under(kernel) for t in trials])
+    if fate == "survived" and mutant.kind in ("parameter", "gradient"):
+        fate, message, by = _together(bench, mutant) or (fate, message, ())
         seconds = time.perf_counter() - started
-        if off := [str(g) for g in found if g.counts]:
-            return outcome("killed", "; ".join(off), (SIZED,))
-        if seen := [str(g) for g in found if g.name == mutant.scaled]:
-            return outcome("legal", f"within the bound, and as far as roundings or noise may move all of it: {seen[0]}")
+        return outcome(fate, message, by)
     return outcome(fate, message)
+
+
+def _together(bench: Bench, mutant: Mutant) -> tuple[Fate, str, tuple[str, ...]] | None:
+    """What all cases together say of a mutant that is within all bounds: of its parameters, or of its gradients."""
+    kernel = mutant.kernel()
+    if mutant.kind == "parameter":
+        trials = [t.under(kernel) for t in bench._ordinary]
+        found = shifts(bench.operator, trials)
+        meant = not found or not all(found[0].explains(t) for t in trials)
+        return None if meant else ("killed", "; ".join(map(str, found)), (MEANT,))
+    grown = gains([t.under(kernel) for t in bench.trials])
+    if off := [str(g) for g in grown if g.counts]:
+        return "killed", "; ".join(off), (SIZED,)
+    seen = [str(g) for g in grown if g.name == mutant.scaled]
+    return ("legal", f"as far as roundings or noise may move all of it: {seen[0]}", ()) if seen else None
 
 
 def _reason(bench: Bench, mutant: Mutant) -> tuple[Fate, str]:
