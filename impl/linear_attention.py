@@ -29,7 +29,7 @@ EVERY = ("float64", "float32", "bfloat16", "float16")
 CHUNK = 64
 """Positions that meet by weights: as many as there are channels, weights cost what states cost."""
 CHUNKS = 16
-"""So many chunks of all heads are worked on at once."""
+"""So many chunks of all heads are worked on at once, about: what they need stays in a cache of the processor."""
 
 Features = Callable[[Tensor], Tensor]
 """x[.., d] -> phi(x)[.., r], by autograd operations."""
@@ -189,7 +189,7 @@ class _Causal(torch.autograd.Function):
         out = torch.empty(*q.shape[:-1], e, dtype=q.dtype, device=q.device)
         total = torch.empty(*q.shape[:-1], 1, dtype=wide, device=q.device) if normalize else None
         carried = _state_before(q, v, phi, normalize, state)
-        for bounds in _blocks(q.shape[-2]):
+        for bounds in _blocks(q):
             a, b = (phi(_cut(x, *bounds).to(wide)) for x in (q, k))
             values = _columns(_cut(v, *bounds).to(wide), normalize)
             before, carried = _prefix(b.mT @ values, carried)
@@ -220,7 +220,7 @@ class _Causal(torch.autograd.Function):
         grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
         if normalize:
             g = through_quotient(g, out, total, eps, denominator)
-        blocks = list(_blocks(q.shape[-2]))
+        blocks = list(_blocks(q))
 
         def block(bounds: tuple[int, int, int]) -> tuple[Tensor, ...]:
             """Queries, keys, values, cotangents, and the cotangents of the weights, [.., chunk, chunk]."""
@@ -246,11 +246,12 @@ class _Causal(torch.autograd.Function):
         return (*grads, None if state is None else carried.to(state.dtype), None, None, None, None)
 
 
-def _blocks(t: int) -> Iterator[tuple[int, int, int]]:
+def _blocks(q: Tensor) -> Iterator[tuple[int, int, int]]:
     """Where each block of positions starts and stops, and how long its chunks are: all of one length."""
-    whole = t - t % CHUNK
-    for start in range(0, whole, CHUNK * CHUNKS):
-        yield start, min(start + CHUNK * CHUNKS, whole), CHUNK
+    t, heads = q.shape[-2], q.shape[0] * q.shape[1]
+    whole, step = t - t % CHUNK, CHUNK * max(1, CHUNKS // max(1, heads))
+    for start in range(0, whole, step):
+        yield start, min(start + step, whole), CHUNK
     if whole < t:
         yield whole, t, t - whole
 
