@@ -112,8 +112,8 @@ class Shift:
 
 
 def directions(operator: Operator, trials: Sequence[Trial]) -> tuple[Direction, ...]:
-    """The parameters of an operator, but for those that are 0, and its strays."""
-    there = [p for p in operator.parameters if all(p.given(t.case.arguments) for t in trials)]
+    """The parameters of an operator, but for those that are 0 in every case, and its strays."""
+    there = [p for p in operator.parameters if any(p.given(t.case.arguments) for t in trials)]
     return (
         *(Direction(p.name, operator.definition, p) for p in there),
         *(Direction(name, definition, None) for name, definition in operator.strays.items()),
