@@ -28,7 +28,7 @@ from assay.properties.contract import Operator
 from assay.properties.drawing import COMPLEX, Values, parted
 from assay.properties.emulated import Emulated, Fault, Site, Wrong, passed
 from assay.properties.gains import gains
-from assay.properties.judgement import MEANT, SIZED, Effort, examine, prepare
+from assay.properties.judgement import MEANT, SIZED, Effort, examine, pool, prepare
 from assay.properties.mutants import Mutant, mutants, right, right_kernels
 from assay.properties.others import RULES
 from assay.properties.robustness import checks
@@ -215,7 +215,7 @@ def _together(bench: Bench, mutant: Mutant) -> tuple[Fate, str, tuple[str, ...]]
     """What all cases together say of a mutant that is within all bounds: of its parameters, or of its gradients."""
     kernel = mutant.kernel()
     if mutant.kind == "parameter":
-        trials = [t.under(kernel) for t in bench._ordinary]
+        trials = pool(bench.operator, kernel, bench.dtype, Effort())
         found = shifts(bench.operator, trials)
         meant = not found or not all(found[0].explains(t) for t in trials)
         return None if meant else ("killed", "; ".join(map(str, found)), (MEANT,))
