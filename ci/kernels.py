@@ -69,6 +69,8 @@ MODULES = (
     "assay.impl.adapters.scipy",
     "assay.impl.adapters.accelerated_scan",
     "assay.impl.adapters.s5",
+    "assay.impl.adapters.keras",
+    "assay.impl.adapters.jax",
 )
 """Where the kernels known to assay are. Adding one is a line here."""
 

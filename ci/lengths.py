@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lengths:
-    """An axis, or a keyword that counts like one, and the lengths that it takes."""
+    """An axis, or a keyword that counts like one, and the lengths that it takes; t+s is both of them at once."""
 
     axis: str
     lengths: tuple[int, ...]
+
+    @property
+    def axes(self) -> list[str]:
+        return self.axis.split("+")
 
     def name(self, case: str, length: int) -> str:
         return f"{case}, {self.axis}={length}"
@@ -30,7 +34,7 @@ class Lengths:
         return {
             self.name(case, length): (case, length)
             for case, structure in operator.timed.items()
-            if (not asked or case in asked) and (self.axis in structure.sizes or self.axis in structure.keywords)
+            if (not asked or case in asked) and {*self.axes} <= {*structure.sizes, *structure.keywords}
             for length in self.lengths
         }
 
@@ -48,16 +52,17 @@ class Lengths:
         return [replace(k, operator=found[k.operator.name]) for k in kernels if found[k.operator.name].timed]
 
     def _at(self, structure: Structure, length: int) -> Structure:
-        if self.axis in structure.sizes:
-            return replace(structure, sizes={**structure.sizes, self.axis: length})
-        return replace(structure, keywords={**structure.keywords, self.axis: length})
+        sizes = {**structure.sizes, **{axis: length for axis in self.axes if axis in structure.sizes}}
+        rest = {axis: length for axis in self.axes if axis not in sizes}
+        return replace(structure, sizes=sizes, keywords={**structure.keywords, **rest})
 
 
 def parsed(text: str) -> Lengths:
     """Of AXIS=LENGTH,LENGTH,... Raises: ValueError for what is none."""
     axis, _, told = text.partition("=")
     lengths = tuple(int(x) for x in told.split(",") if x.strip().isdecimal())
-    if not axis.isidentifier() or len(lengths) != len(told.split(",")) or min(lengths) < 1:
+    named = all(name.isidentifier() for name in axis.split("+"))
+    if not named or len(lengths) != len(told.split(",")) or min(lengths) < 1:
         raise ValueError(f"{text!r} is not AXIS=LENGTH,LENGTH,...")
     return Lengths(axis, tuple(dict.fromkeys(lengths)))
 
@@ -66,6 +71,8 @@ def plot_lengths(path: Path, found: Sequence[Timed], over: Lengths) -> None:
     """One row for each case, dtype, mode and number of threads: seconds and peak memory of every kernel over the
     length, beside a line that grows as the length does."""
     from matplotlib.figure import Figure
+
+    from assay.plots import saved
 
     series: dict[tuple[str, ...], dict[str, list[tuple[int, Timed]]]] = {}
     for timed in found:
@@ -88,7 +95,7 @@ def plot_lengths(path: Path, found: Sequence[Timed], over: Lengths) -> None:
                 _growing(axes)
                 axes.set(xscale="log", yscale="log")
                 axes.legend(fontsize=7)
-    figure.savefig(path, dpi=110, format="png")
+    saved(figure, path)
 
 
 def _line(axes: Any, name: str, points: Sequence[tuple[int, float]]) -> None:

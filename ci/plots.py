@@ -1,4 +1,4 @@
-"""Plots, as PNG files that can be read by themselves."""
+"""Plots, as PNG or SVG files that can be read by themselves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
@@ -27,7 +28,16 @@ def plot_timed(path: Path, found: Sequence[Timed]) -> None:
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
     roofline(left, found)
     _peers(right, found[:TALLEST])
-    figure.savefig(path, dpi=110, format="png")
+    saved(figure, path)
+
+
+def saved(figure: Figure, path: Path) -> None:
+    """As SVG where the file is called so, with the same bytes each time; as PNG otherwise."""
+    if path.suffix == ".svg":
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "assay"}):
+            figure.savefig(path, format="svg", metadata={"Date": None})
+    else:
+        figure.savefig(path, dpi=110, format="png")
 
 
 def roofline(axes: Any, found: Sequence[Timed]) -> None:
@@ -101,4 +111,4 @@ def plot_history(path: Path, found: Sequence[tuple[Sequence[Record], Sequence[St
         axes.set_xticks([0, len(records) - 1], [records[0].commit[:10], records[-1].commit[:10]], fontsize=7)
     for axes in panels[len(found) :]:
         axes.set_axis_off()
-    figure.savefig(path, dpi=110, format="png")
+    saved(figure, path)

@@ -23,7 +23,7 @@ from assay.failures import Judged, not_judged
 from assay.lines import shortened
 from assay.properties.atlas import LEAST, Curve
 from assay.properties.contract import Operator
-from assay.properties.judgement import MEANT, Examination, Result
+from assay.properties.judgement import MEANT, SIZED, Examination, Result
 from assay.properties.robustness import checks
 from assay.replay import command
 from assay.report import number, seconds, short, verdict, versions
@@ -174,7 +174,10 @@ def _section(
 
 def _laws(operator: Operator, judged: Sequence[Judged]) -> dict[str, str]:
     """What each property says, for those that were judged."""
-    laws = {MEANT: "it computes with the parameters that it is passed"} | {c.name: c.law for c in checks(operator)}
+    laws = {
+        MEANT: "it computes with the parameters that it is passed",
+        SIZED: "no gradient is off by a factor",
+    } | {c.name: c.law for c in checks(operator)}
     return {r.property: laws.get(r.property, "") for _, found in judged for r in found.results}
 
 

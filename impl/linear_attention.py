@@ -29,7 +29,7 @@ EVERY = ("float64", "float32", "bfloat16", "float16")
 CHUNK = 64
 """Positions that meet by weights: as many as there are channels, weights cost what states cost."""
 CHUNKS = 16
-"""So many chunks of all heads are worked on at once."""
+"""So many chunks of all heads are worked on at once, about: what they need stays in a cache of the processor."""
 
 Features = Callable[[Tensor], Tensor]
 """x[.., d] -> phi(x)[.., r], by autograd operations."""
@@ -189,23 +189,22 @@ class _Causal(torch.autograd.Function):
         out = torch.empty(*q.shape[:-1], e, dtype=q.dtype, device=q.device)
         total = torch.empty(*q.shape[:-1], 1, dtype=wide, device=q.device) if normalize else None
         carried = _state_before(q, v, phi, normalize, state)
-        for bounds in _blocks(q.shape[-2]):
+        for bounds in _blocks(q):
             a, b = (phi(_cut(x, *bounds).to(wide)) for x in (q, k))
-            values = _cut(v, *bounds).to(wide)
-            before, carried = _prefix(_summed(b, values, normalize), carried)
-            weights = (a @ b.mT).tril_()
-            sums = (weights @ values).add_(a @ before[..., :e])
+            values = _columns(_cut(v, *bounds).to(wide), normalize)
+            before, carried = _prefix(b.mT @ values, carried)
+            sums = ((a @ b.mT).tril_() @ values).add_(a @ before)
             target = _cut(out, *bounds)
             if total is None:
                 target.copy_(sums)
                 continue
-            weight = weights.sum(dim=-1, keepdim=True).add_(a @ before[..., e:])
+            weight = sums[..., e:]
             _cut(total, *bounds).copy_(weight)
             inverse = _inverse(_total(weight, eps, denominator))
             if target.dtype == wide:
-                torch.mul(sums, inverse, out=target)
+                torch.mul(sums[..., :e], inverse, out=target)
             else:
-                target.copy_(sums.mul_(inverse))
+                target.copy_(sums[..., :e].mul_(inverse))
         ctx.save_for_backward(q, k, v, state, out, total)
         ctx.settings = phi, normalize, eps, denominator
         return out, carried.to(q.dtype)
@@ -221,40 +220,38 @@ class _Causal(torch.autograd.Function):
         grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
         if normalize:
             g = through_quotient(g, out, total, eps, denominator)
-        blocks = list(_blocks(q.shape[-2]))
+        blocks = list(_blocks(q))
 
         def block(bounds: tuple[int, int, int]) -> tuple[Tensor, ...]:
             """Queries, keys, values, cotangents, and the cotangents of the weights, [.., chunk, chunk]."""
             queries, keys, values, given = (_cut(x, *bounds).to(wide) for x in (q, k, v, g))
-            of_weights = given[..., :e] @ values.mT
-            if normalize:
-                of_weights.add_(given[..., e:])
-            return queries, keys, values, given, of_weights.tril_()
+            values = _columns(values, normalize)
+            return queries, keys, values, given, (given @ values.mT).tril_()
 
         carried = _state_before(q, v, phi, normalize, state)
         for bounds in blocks:
             queries, keys, values, given, of_weights = block(bounds)
             b = phi(keys)
-            before, carried = _prefix(_summed(b, values, normalize), carried)
+            before, carried = _prefix(b.mT @ values, carried)
             _cut(grads[0], *bounds).copy_(pulled(phi, queries, (of_weights @ b).add_(given @ before.mT))[1])
         carried = later.to(wide)
         for bounds in reversed(blocks):
             queries, keys, values, given, of_weights = block(bounds)
             a = phi(queries)
             after, carried = _suffix(a.mT @ given, carried)
-            db = (of_weights.mT @ a).add_(values @ after[..., :e].mT)
-            b, dk = pulled(phi, keys, db.add_(after[..., e:].mT) if normalize else db)
+            b, dk = pulled(phi, keys, (of_weights.mT @ a).add_(values @ after.mT))
             dv = ((a @ b.mT).tril_().mT @ given[..., :e]).add_(b @ after[..., :e])
             _cut(grads[1], *bounds).copy_(dk)
             _cut(grads[2], *bounds).copy_(dv)
         return (*grads, None if state is None else carried.to(state.dtype), None, None, None, None)
 
 
-def _blocks(t: int) -> Iterator[tuple[int, int, int]]:
+def _blocks(q: Tensor) -> Iterator[tuple[int, int, int]]:
     """Where each block of positions starts and stops, and how long its chunks are: all of one length."""
-    whole = t - t % CHUNK
-    for start in range(0, whole, CHUNK * CHUNKS):
-        yield start, min(start + CHUNK * CHUNKS, whole), CHUNK
+    t, heads = q.shape[-2], q.shape[0] * q.shape[1]
+    whole, step = t - t % CHUNK, CHUNK * max(1, CHUNKS // max(1, heads))
+    for start in range(0, whole, step):
+        yield start, min(start + step, whole), CHUNK
     if whole < t:
         yield whole, t, t - whole
 
@@ -272,8 +269,13 @@ def _state_before(q: Tensor, v: Tensor, phi: Features, normalize: bool, state: T
     return torch.zeros(*q.shape[:2], r, v.shape[-1] + normalize, dtype=wide, device=q.device)
 
 
+def _columns(values: Tensor, normalize: bool) -> Tensor:
+    """(v, 1), so that the weights are summed as the values are; v where nothing is normalised."""
+    return functional.pad(values, (0, 1), value=1.0) if normalize else values
+
+
 def _summed(b: Tensor, values: Tensor, normalize: bool) -> Tensor:
-    """What each chunk adds to the state, [b, h, number, r, n]."""
+    """The state of all keys, [b, h, r, n], without a copy of the values."""
     sums = b.mT @ values
     return torch.cat((sums, b.sum(dim=-2)[..., None]), dim=-1) if normalize else sums
 

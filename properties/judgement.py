@@ -24,6 +24,7 @@ from assay.properties.counterexample import Counterexample
 from assay.properties.diagnosis import Finding, Inferred, agrees, diagnose, infer
 from assay.properties.drawing import COMPLEX, DTYPES, Case, Values, cases
 from assay.properties.examples import suited
+from assay.properties.gains import gains
 from assay.properties.robustness import AGREEMENT, Check, Group, checks
 from assay.properties.shifts import FEWEST, Shift, shifts
 from assay.properties.statistics import Samples, rejects_nulls, samples
@@ -45,6 +46,8 @@ Verdict = Literal["pass", "fail", "error", "undecided", "skipped"]
 
 MEANT = "parameters_are_meant"
 """The property of every operator with parameters: no shift of one that counts, even within all bounds."""
+SIZED = "gradients_have_their_size"
+"""The property of every operator with gradients: none is off by a factor, even within all bounds."""
 COUNTED = 20
 """Cases in which every null kernel must have been rejected, for a run to mean anything."""
 ROUNDS = 4
@@ -151,7 +154,7 @@ def examine(
     """Judge a kernel. `conventions`: those that it claims to follow; `only`: the names of the properties to try;
     `prepared`: trials of another kernel with the same claims, whose cases and truth are taken instead of drawn;
     `examples`: known counterexamples of the operator in this dtype, which are tried first."""
-    demands = [c for c in checks(operator) if only is None or c.name in only]
+    demands = [c for c in checks(operator) if only is None or c.name in only or (SIZED in only and c.differentiates)]
     if operator.complex and dtype not in COMPLEX:
         told = f"{operator.name} takes complex numbers, of which there are none in {dtype}"
         return Examination(subject.name, dtype, [Result(c.name, "skipped", message=told) for c in demands])
@@ -172,6 +175,8 @@ def examine(
     if (operator.parameters or operator.strays) and effort.pooled and (only is None or MEANT in only):
         meant, off = run.parameters()
         results.append(meant)
+    if operator.differentiated and subject.differentiable and (only is None or SIZED in only):
+        results.append(run.sizes())
     if any(r.verdict == "fail" for r in results):
         run.tell("diagnosis")
         findings = diagnose(operator, run.kept, inferred, off)
@@ -509,6 +514,21 @@ class _Run:
             out.verdict, out.message = "skipped", "the outputs are outside their bounds, and no parameter explains it"
         out.seconds = time.perf_counter() - started
         return out, found if out.verdict == "fail" else []
+
+    def sizes(self) -> Result:
+        """Are the gradients of all cases together as large as they should be?"""
+        out = Result(SIZED, "pass")
+        started = time.perf_counter()
+        broken = any(c.differentiates and self.tallies[c.name].failed is not None for c in self.demands)
+        found = [] if broken else gains([t for t in self.kept if t.differentiated])
+        out.cases = max((g.cases for g in found), default=0)
+        if off := [str(g) for g in found if g.counts]:
+            out.verdict, out.message = "fail", "; ".join(off)
+        elif not found:
+            told = "gradients are outside their bounds" if broken else "too few of the cases have gradients that tell"
+            out.verdict, out.message = "skipped", told
+        out.seconds = time.perf_counter() - started
+        return out
 
     def result(self, check: Check) -> Result:
         tally, recalled = self.tallies[check.name], self.recalled[check.name]

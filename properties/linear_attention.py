@@ -371,8 +371,8 @@ LINEAR_ATTENTION = Operator(
     parameters=(Positive("eps", default=0.0, low=1e-3, high=8),),
     conventions={"feature_map": reference.FEATURE_MAPS, "denominator": reference.DENOMINATORS},
     forms={
-        f"{sums.__name__}{name}": reference.form(sums, elu)
-        for name, elu in (("", None), ("-elu", reference.elu_and_one))
+        f"{sums.__name__}{name}": reference.form(sums, **maps)
+        for name, maps in (("", {}), ("-elu", {"phi": reference.elu_and_one}), ("-softmax", {"shares": True}))
         for sums in (reference.quadratic, reference.recurrent, reference.chunked)
     },
     backward=reference.backward,
@@ -418,6 +418,7 @@ LINEAR_ATTENTION = Operator(
         "short": Structure({"causal": True}, sizes={"b": 1, "h": 4, "t": 256, "s": 256, "d": 64, "e": 64}),
         "full": Structure(sizes={"b": 1, "h": 4, "t": 1024, "s": 1024, "d": 64, "e": 64}),
         "long": Structure({"causal": True}, sizes={"b": 1, "h": 4, "t": 8192, "s": 8192, "d": 64, "e": 64}),
+        "one head": Structure({"causal": True}, sizes={"b": 1, "h": 1, "t": 4096, "s": 4096, "d": 64, "e": 64}),
     },
     properties=(
         Property(

@@ -5,10 +5,10 @@ A mutant that survives must be explained. Machine-checked reasons:
 equivalent   it returns the same bits as the right kernel on every case. Believed only of mutants that change roundings
              or lose a term, where that can be so; elsewhere it means that the drawing never shows the mistake.
 legal        it moves every result, before the last rounding, by no more than twice the bound, as far as two right
-             kernels can be apart; and where a parameter is
-             shifted, by no more than the legal coherent shift: what the parameter appears to be off by when all
-             elements of one rounding move together by the unit roundoff, summed over the roundings; or by less than
-             eight standard errors of the shift that the right kernel's own rounding noise shows on these cases.
+             kernels can be apart; and where a parameter is shifted, or a gradient made too large by a factor, by no
+             more than the legal coherent shift: what it appears to be off by when all elements of one rounding move
+             together by the unit roundoff, summed over the roundings; or by less than eight standard errors of the
+             shift that rounding noise shows on these cases.
 
 What remains needs a reason by hand, in the contract's `survivors`, which must name a mutant that does survive.
 """
@@ -27,10 +27,12 @@ import numpy as np
 from assay.properties.contract import Operator
 from assay.properties.drawing import COMPLEX, Values, parted
 from assay.properties.emulated import Emulated, Fault, Site, Wrong, passed
-from assay.properties.judgement import Effort, examine, prepare
+from assay.properties.gains import gains
+from assay.properties.judgement import MEANT, SIZED, Effort, examine, pool, prepare
 from assay.properties.mutants import Mutant, mutants, right, right_kernels
 from assay.properties.others import RULES
 from assay.properties.robustness import checks
+from assay.properties.shifts import shifts
 from assay.properties.trial import KernelError, Trial
 from assay.reference.arithmetic.array import Part
 from assay.reference.arithmetic.formatted import EXTENDED
@@ -183,9 +185,9 @@ def kill(bench: Bench, mutant: Mutant, *, full: bool = False) -> Outcome:
     trials = bench.trials
     effort = EVERY_DEMAND if full else FIRST_KILL
     started = time.perf_counter()
-    found = examine(bench.operator, mutant.kernel(), bench.dtype, effort=effort, prepared=trials)
+    judged = examine(bench.operator, mutant.kernel(), bench.dtype, effort=effort, prepared=trials)
     seconds = time.perf_counter() - started
-    broken = [r for r in found.results if r.verdict in ("fail", "error")]
+    broken = [r for r in judged.results if r.verdict in ("fail", "error")]
     if full and broken:
         started = time.perf_counter()
         first = examine(bench.operator, mutant.kernel(), bench.dtype, effort=FIRST_KILL, prepared=trials)
@@ -193,16 +195,35 @@ def kill(bench: Bench, mutant: Mutant, *, full: bool = False) -> Outcome:
         broken.sort(
             key=lambda r: r.property not in {q.property for q in first.results if q.verdict in ("fail", "error")}
         )
-        found = first
+        judged = first
 
-    def outcome(fate: Fate, message: str) -> Outcome:
-        cases = max((r.cases for r in found.results), default=0)
-        by = tuple(r.property for r in broken)
+    def outcome(fate: Fate, message: str, by: tuple[str, ...] = ()) -> Outcome:
+        cases = max((r.cases for r in judged.results), default=0)
         return Outcome(mutant.name, mutant.kind, mutant.text, bench.dtype, fate, by, cases, seconds, message)
 
     if broken:
-        return outcome("killed", broken[0].message)
-    return outcome(*_reason(bench, mutant))
+        return outcome("killed", broken[0].message, tuple(r.property for r in broken))
+    fate, message = _reason(bench, mutant)
+    if fate == "survived" and mutant.kind in ("parameter", "gradient"):
+        fate, message, by = _together(bench, mutant) or (fate, message, ())
+        seconds = time.perf_counter() - started
+        return outcome(fate, message, by)
+    return outcome(fate, message)
+
+
+def _together(bench: Bench, mutant: Mutant) -> tuple[Fate, str, tuple[str, ...]] | None:
+    """What all cases together say of a mutant that is within all bounds: of its parameters, or of its gradients."""
+    kernel = mutant.kernel()
+    if mutant.kind == "parameter":
+        trials = pool(bench.operator, kernel, bench.dtype, Effort())
+        found = shifts(bench.operator, trials)
+        meant = not found or not all(found[0].explains(t) for t in trials)
+        return None if meant else ("killed", "; ".join(map(str, found)), (MEANT,))
+    grown = gains([t.under(kernel) for t in bench.trials])
+    if off := [str(g) for g in grown if g.counts]:
+        return "killed", "; ".join(off), (SIZED,)
+    seen = [str(g) for g in grown if g.name == mutant.scaled]
+    return ("legal", f"as far as roundings or noise may move all of it: {seen[0]}", ()) if seen else None
 
 
 def _reason(bench: Bench, mutant: Mutant) -> tuple[Fate, str]:

@@ -81,6 +81,8 @@ class Mutant:
     parameter: str = ""
     """The parameter that is shifted, by a relative `shift`."""
     shift: float = 0.0
+    scaled: str = ""
+    """The input whose gradient is too large by a factor."""
 
     def kernel(self) -> Wrong:
         """A fresh one, which remembers no earlier call."""
@@ -481,8 +483,10 @@ def _flicker(out: Values, memory: Memory, arguments: Arguments) -> Values:
 
 
 def _gradients(operator: Operator, base: Emulated, trial: Trial, texts: Sequence[Trial]) -> Iterator[Mutant]:
-    def mutant(name: str, text: str, function: Callable[[dict[str, Values]], dict[str, Values]]) -> Mutant:
-        return Mutant(name, "gradient", text, base, {"gradients": function})
+    def mutant(
+        name: str, text: str, function: Callable[[dict[str, Values]], dict[str, Values]], scaled: str = ""
+    ) -> Mutant:
+        return Mutant(name, "gradient", text, base, {"gradients": function}, scaled=scaled)
 
     def of(name: str, function: Callable[[Values], Values]) -> Callable[[dict[str, Values]], dict[str, Values]]:
         return lambda g: {**g, name: function(np.array(g[name]))} if name in g else g
@@ -491,8 +495,8 @@ def _gradients(operator: Operator, base: Emulated, trial: Trial, texts: Sequence
         title = f"gradient of {name}"
         yield mutant(f"{title} zero", f"returns zeros as the {title}", of(name, np.zeros_like))
         for factor, told in ((0.5, "halved"), (-1.0, "negated"), (1 + 2.0**-6, "times 1 + 1/64")):
-            scaled = of(name, partial(_times, factor))
-            yield mutant(f"{title} {told}", f"returns the {title} {told}", scaled)
+            grown = of(name, partial(_times, factor))
+            yield mutant(f"{title} {told}", f"returns the {title} {told}", grown, name)
     tensors = [i for i in operator.inputs if isinstance(i, Tensor)]
     for item in tensors:
         title = f"gradient of {item.name}"

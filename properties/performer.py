@@ -239,10 +239,23 @@ def _structure(
 def _long(random: np.random.Generator, shapes: Mapping[str, tuple[int, ...]], dtype: Format) -> dict[str, Values]:
     """Queries and keys so long that exp(<w, y> - |y|^2 / 2) underflows for all of them in float32, and exp(|y|^2 / 2)
     overflows: |y| is from 14 to 16."""
+    return _of_length(random, shapes, 14, 16)
+
+
+def _short(random: np.random.Generator, shapes: Mapping[str, tuple[int, ...]], dtype: Format) -> dict[str, Values]:
+    """Queries and keys so short that cosines do not cancel in the sum of the weights, and so long that they differ:
+    |y| is from 1/2 to 1."""
+    return _of_length(random, shapes, 0.5, 1)
+
+
+def _of_length(
+    random: np.random.Generator, shapes: Mapping[str, tuple[int, ...]], low: float, high: float
+) -> dict[str, Values]:
+    """Queries and keys in random directions; low <= |y| <= high for what is scaled, y = c x."""
     out = {}
     for name in ("q", "k"):
         x = random.standard_normal(shapes[name])
-        length = random.uniform(14, 16, (*x.shape[:-1], 1)) * x.shape[-1] ** 0.25
+        length = random.uniform(low, high, (*x.shape[:-1], 1)) * x.shape[-1] ** 0.25
         out[name] = x / np.linalg.norm(x, axis=-1, keepdims=True) * length
     return out
 
@@ -473,7 +486,7 @@ PERFORMER_ATTENTION = Operator(
     },
     strays={"feature_eps": _features_stray, "denominator_eps": _denominator_stray},
     structure=_structure,
-    regimes={"long": _long},
+    regimes={"long": _long, "short": _short},
     properties=(
         Property("weights_sum_to_one", "v = 1 gives o = 1", _ones),
         Property("within_the_values", "min_j v_j <= o <= max_j v_j by channel, but for cosines", _hull),

@@ -31,6 +31,7 @@ from assay.properties.trial import Trial
 from assay.properties.truth import bounded
 from assay.reference.arithmetic.adjoint import Adjoint, Node, ordered
 from assay.reference.arithmetic.array import Array
+from assay.reference.arithmetic.bounded import Bounded
 from assay.reference.arithmetic.complex import ComplexArray
 from assay.reference.arithmetic.formatted import of
 from assay.reference.arithmetic.objects import Ball, enclosure
@@ -111,8 +112,8 @@ class Shift:
 
 
 def directions(operator: Operator, trials: Sequence[Trial]) -> tuple[Direction, ...]:
-    """The parameters of an operator, but for those that are 0, and its strays."""
-    there = [p for p in operator.parameters if all(p.given(t.case.arguments) for t in trials)]
+    """The parameters of an operator, but for those that are 0 in every case, and its strays."""
+    there = [p for p in operator.parameters if any(p.given(t.case.arguments) for t in trials)]
     return (
         *(Direction(p.name, operator.definition, p) for p in there),
         *(Direction(name, definition, None) for name, definition in operator.strays.items()),
@@ -252,18 +253,24 @@ def _coherent(text: Definition, fit: _Fit, projection: Values) -> float:
     """Sum over the steps of |sum over elements of d fitted / d step * unit roundoff * step|."""
     below = bounded(fit.trial.precision)
     tape = Adjoint(below)
-    total = 0.0
     with below.context():
         lifted = {name: lift(tape, value) for name, value in fit.arguments.items()}
         for name, value in lifted.items():
             if isinstance(value, Node | ComplexArray):
                 lifted[name] = each(value, lambda node: tape.variable(node.value))
         output = applied(text, tape, lifted)[0]
-        kept = fit.trial.formats[0]
-        for node, g in tape.sweep(ordered(output), (output, below.lift(projection))):
+    return moved_together(output, below, projection, fit.trial.formats[0].u)
+
+
+def moved_together(output: Node, below: Bounded, projection: Values, kept: float) -> float:
+    """Sum over the steps on the tape of |sum over elements of projection d output / d step * unit roundoff * step|;
+    `kept` is the roundoff of the last step, which is not on the tape."""
+    total = 0.0
+    with below.context():
+        cotangent = below.lift(projection)
+        for node, g in Adjoint(below).sweep(ordered(output), (output, cotangent)):
             total += of(node.value).roundoff(node.step) * _moved(node.value, g)
-        total += kept.u * _moved(output.value, below.lift(projection))
-    return total
+        return total + kept * _moved(output.value, cotangent)
 
 
 def _moved(value: Array, g: Array) -> float:

@@ -82,7 +82,7 @@ def linear_attention(
 
 
 # Forms: the same function, equal in exact arithmetic, with the roundings of a way to compute it. ----------------------
-# They differ in how the sums are computed, and in the feature map "elu+1".
+# They differ in how the sums are computed, and in the feature maps "elu+1" and "exp".
 
 
 def right(q: Any, k: Any, v: Any, *, order: str = "right") -> Any:
@@ -95,8 +95,12 @@ def left(q: Any, k: Any, v: Any, *, order: str = "right") -> Any:
     return quadratic(q, k, v, "all", None)
 
 
-def form(sums: Sums, phi: Callable[[Any], Any] | None = None) -> Callable[..., Any]:
-    """The text of linear attention whose sums are computed in one way, and "elu+1" as `phi`."""
+def form(sums: Sums, phi: Callable[[Any], Any] | None = None, *, shares: bool = False) -> Callable[..., Any]:
+    """The text of linear attention whose sums are computed in one way, and "elu+1" as `phi`.
+
+    `shares`: of "exp" the features of a query are divided by their sum, a softmax over channels. The quotient loses it
+    again, unless there is an eps. What each feature is rounded by then enters the gradients of all, as that of the sum.
+    """
 
     def text(
         q: Any,
@@ -111,7 +115,8 @@ def form(sums: Sums, phi: Callable[[Any], Any] | None = None) -> Callable[..., A
         state: Any = None,
         return_state: bool = False,
     ) -> Any:
-        return _attended(sums, q, k, v, feature_map, causal, normalize, eps, denominator, state, return_state, phi)
+        keywords = (feature_map, causal, normalize, eps, denominator, state, return_state)
+        return _attended(sums, q, k, v, *keywords, phi, shares)
 
     text.__doc__ = sums.__doc__
     return text
@@ -306,9 +311,12 @@ def _attended(
     state: Any,
     return_state: bool,
     elu: Callable[[Any], Any] | None = None,
+    shares: bool = False,
 ) -> Any:
     check(q, k, v, feature_map, causal, normalize, state, return_state)
     a, b = features(q, k, feature_map, elu)
+    if shares and feature_map == "exp" and normalize and eps == 0:
+        a = store(scaled(store(_softmax(q, -1), "weights")), "weights")  # some scale it, by a factor that is lost too
     over = "past" if causal else "all"
     if normalize and feature_map != "softmax":
         out = normalised(sums, a, b, v, over, state, eps, denominator)

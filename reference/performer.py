@@ -34,7 +34,7 @@ from array_api_compat import array_namespace
 
 from assay.reference import linear_attention as linear
 from assay.reference.arithmetic.adjoint import Adjoint
-from assay.reference.arithmetic.array import either, scaled, store
+from assay.reference.arithmetic.array import either, exactly, scaled, store
 from assay.reference.projection import KINDS
 
 
@@ -252,7 +252,8 @@ def _features(
         exponent, factor, base = _parts_either(x, projection, kind)
         if stabilizer != "none" and eps != 0:
             found = _greatest(base, "row" if queries else stabilizer)
-            exponent = exponent + (found - found)  # nothing, but for its error
+            # Nothing, but for its error; and no gradient passes.
+            exponent = exponent + exactly(array_namespace(x).zeros_like(found), found - found)
         out.append(store(scaled(_grown(exponent, factor, base, eps, stabilizer, queries)), "weights"))
     return out[0], out[1]
 

@@ -1,9 +1,9 @@
 """linear-attention-transformer: `causal_linear_attn(q, k, v, bucket_size=, eps=)`.
 
 Features are the softmax of a query over its channels, times d**-0.5, and exp of the keys. The factors cancel in the
-quotient: the map is exp. With a `bucket_size` above 1 a query sees only the buckets before its own, which is another
-function. `eps` is the least denominator: 0 here. Values have as many channels as keys. The package's `linear_attn` is
-efficient attention times d**-0.5: another function as well.
+quotient: the map is exp, in the form whose features of a query add up to 1. With a `bucket_size` above 1 a query sees
+only the buckets before its own, which is another function. `eps` is the least denominator: 0 here. Values have as many
+channels as keys. The package's `linear_attn` is efficient attention times d**-0.5: another function as well.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @kernel(
     "linear_attention",
-    form="recurrent",
+    form="recurrent-softmax",
     conventions={"feature_map": "exp"},
     requires=("linear-attention-transformer",),
     dtypes=("float64", "float32", "bfloat16", "float16"),

@@ -34,6 +34,15 @@ def test_cases_are_as_long_as_was_asked() -> None:
     assert work_of(stretched.operator, "long, length=5", "float32", backward=False).flops == 10
 
 
+def test_two_axes_are_as_long_as_each_other() -> None:
+    kernels = resolve("linear_attention=assay.impl.linear_attention:linear_attention")
+    (stretched,) = Lengths("t+s", (7,)).of(kernels, ("long",))
+    arguments = timed_case(stretched.operator, "long, t+s=7", "float32").arguments
+    assert [arguments[name].shape for name in "qkv"] == [(1, 4, 7, 64)] * 3
+    with pytest.raises(UsageError, match=r"no case that is timed has an axis 't\+r'"):
+        Lengths("t+r", (7,)).of(kernels, ())
+
+
 def test_kernels_without_the_axis_are_left_out() -> None:
     kernels = [
         *resolve("selective_scan=assay.impl.selective_scan:selective_scan"),
@@ -44,7 +53,7 @@ def test_kernels_without_the_axis_are_left_out() -> None:
         Lengths("r", (4,)).of(kernels, ())
 
 
-@pytest.mark.parametrize("text", ["t", "t=", "=3", "t=3,", "t=0", "t=-1", "t=a", "t 2=3"])
+@pytest.mark.parametrize("text", ["t", "t+=3", "+t=3", "t=", "=3", "t=3,", "t=0", "t=-1", "t=a", "t 2=3"])
 def test_what_is_no_list_of_lengths_is_one_line(text: str) -> None:
     result = CliRunner().invoke(main, ["bench", KERNEL, "--lengths", text])
     assert result.exit_code == 2
@@ -63,6 +72,11 @@ def test_time_and_memory_are_drawn_over_the_length(tmp_path: Path) -> None:
         for name, (_, n) in over.cases(resolve(KERNEL)[0].operator, ()).items()
     ]  # fmt: skip
     plot_lengths(tmp_path / "lengths.png", found, over)
+    for name in ("one.svg", "two.svg"):
+        plot_lengths(tmp_path / name, found, over)
+    one, two = (tmp_path / name for name in ("one.svg", "two.svg"))
+    assert "grows as the length" in one.read_text(encoding="utf-8")
+    assert one.read_bytes() == two.read_bytes()
     width, height = drawn(tmp_path / "lengths.png")
     assert width > 1000
     assert height > 800

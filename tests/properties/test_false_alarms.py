@@ -1,5 +1,5 @@
-"""No right kernel of state spaces is rejected: the honest one of every form, with sums in two orders, and ours, on the
-same cases.
+"""No right kernel of state spaces or of attention is rejected: the honest one of every form, with sums in two orders,
+and ours, on the same cases.
 
 Each test says how many judgements it made: `-m nightly -rP`, an operator at a time by `-k`.
 """
@@ -21,7 +21,6 @@ from assay.properties.trial import NotCovered, Subject, Trial, Violation
 
 
 EXAMPLES = 28
-PORTIONS = 2
 STATE_SPACES = (
     "hippo_matrices",
     "hippo_project",
@@ -33,7 +32,20 @@ STATE_SPACES = (
     "s4_kernel",
     "selective_scan",
 )
-JUDGED = [(name, dtype) for name in STATE_SPACES for dtype in dtypes(OPERATORS[name], tuple(DTYPES))]
+ATTENTION = (
+    "softmax_attention",
+    "unnormalized_attention",
+    "linear_attention",
+    "random_features",
+    "performer_attention",
+)
+JUDGED = [
+    (name, dtype, portion)
+    for names, asked, portions in ((STATE_SPACES, tuple(DTYPES), 2), (ATTENTION, ("float32", "bfloat16"), 5))
+    for name in names
+    for dtype in dtypes(OPERATORS[name], asked)
+    for portion in range(portions)
+]
 
 
 def kernels(operator: Operator, dtype: str) -> list[Subject]:
@@ -73,8 +85,7 @@ def judged(operator: Operator, dtype: str, seed: int) -> Iterator[str]:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("portion", range(PORTIONS))
-@pytest.mark.parametrize(("name", "dtype"), JUDGED)
+@pytest.mark.parametrize(("name", "dtype", "portion"), JUDGED)
 def test_no_right_kernel_is_rejected(name: str, dtype: str, portion: int) -> None:
     found = list(judged(OPERATORS[name], dtype, 1 + portion))
     print(f"{len(found)} judgements of {name} in {dtype}")
@@ -82,6 +93,7 @@ def test_no_right_kernel_is_rejected(name: str, dtype: str, portion: int) -> Non
     assert len(found) >= EXAMPLES * len(right_kernels(OPERATORS[name], dtype))
 
 
-def test_there_are_10000_judgements_of_state_spaces() -> None:
-    counted = [len(right_kernels(OPERATORS[name], dtype)) for name, dtype in JUDGED]
-    assert sum(counted) * EXAMPLES * PORTIONS >= 10_000
+@pytest.mark.parametrize("names", [STATE_SPACES, ATTENTION], ids=["state spaces", "attention"])
+def test_there_are_10000_judgements(names: tuple[str, ...]) -> None:
+    counted = [len(right_kernels(OPERATORS[name], dtype)) for name, dtype, _ in JUDGED if name in names]
+    assert sum(counted) * EXAMPLES >= 10_000

@@ -59,16 +59,8 @@ SLOWEST = ("hippo_project", "s4_kernel")
 """Every step of a case may be an exponential or a power of a matrix, with its bound: all is left to the nightly run."""
 
 
-LOOSE = pytest.mark.xfail(
-    reason="the bound of Performer's gradients is nowhere below 6 % of them in bfloat16, against 1.2 % for attention: "
-    "six mutants lie within it, gradients times 1 + 1/64 among them"
-)
-
-
 def marks(name: str, dtype: str) -> list[pytest.MarkDecorator]:
-    if name not in SLOWEST and (dtype != "bfloat16" or name not in SLOW):
-        return []
-    return [pytest.mark.nightly, LOOSE] if name == "performer_attention" else [pytest.mark.nightly]
+    return [pytest.mark.nightly] if name in SLOWEST or (dtype == "bfloat16" and name in SLOW) else []
 
 
 @functools.cache

@@ -56,14 +56,14 @@ def close(a: Any, b: Any, exact: Exact) -> bool:
     return all(abs(x - y) <= limit * (1 + abs(x)) for x, y in zip(a.parts[0].ravel(), b.parts[0].ravel(), strict=True))
 
 
-@pytest.mark.parametrize("elu", ELUS)
+@pytest.mark.parametrize("maps", [{}, {"phi": reference.elu_and_one}, {"shares": True}], ids=["", "elu", "softmax"])
 @pytest.mark.parametrize("sums", SUMS, ids=lambda f: f.__name__)
 @settings(max_examples=25)
 @given(arguments)
-def test_every_form_is_the_definition(sums: Any, elu: str, arguments: dict[str, Any]) -> None:
+def test_every_form_is_the_definition(sums: Any, maps: dict[str, Any], arguments: dict[str, Any]) -> None:
     exact, given_ = Exact(300), drawn(**arguments)
     wanted = evaluate(reference.linear_attention, exact, given_)
-    got = evaluate(reference.form(sums, ELUS[elu]), exact, given_)
+    got = evaluate(reference.form(sums, **maps), exact, given_)
     assert all(close(a, b, exact) for a, b in zip(wanted, got, strict=True))
 
 
@@ -107,6 +107,24 @@ def test_the_feature_map_as_torch_writes_it_loses_what_is_small(x: float) -> Non
     if x < -20:
         assert stable < 2**-20 * np.exp(np.longdouble(x))
         assert lossy > 2**-26
+
+
+def test_features_that_add_up_to_one_share_their_roundings() -> None:
+    """One key is seen, so that no query has a gradient; and a channel of it is so small that its feature is 0. Of a
+    softmax the last channel then receives what the sum over the others leaves, which is 0 but for roundings."""
+    random = np.random.default_rng(0)
+    given_: dict[str, Any] = {n: random.standard_normal((1, 1, 1, 16)).astype(np.float32) for n in "qkv"}
+    given_["k"][..., -1] = -4096
+    cotangents = [random.standard_normal((1, 1, 1, 16))]
+    of = {"feature_map": "exp", "eps": 0.0, "causal": True}
+
+    def gradient(xp: Any, **maps: Any) -> Any:
+        text = reference.form(reference.recurrent, **maps)
+        return differentiate(text, xp, given_ | of, cotangents, ("q",))[1]["q"].parts
+
+    off = np.abs(gradient(Rounded(SINGLE), shares=True)[0])[..., -1]
+    assert off > gradient(Bounded(SINGLE))[1][..., -1]
+    assert off <= gradient(Bounded(SINGLE), shares=True)[1][..., -1]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "tf32", "float32-truncating"])
