@@ -25,11 +25,12 @@ if TYPE_CHECKING:
         Tensor as Tensor,
         Work as Work,
     )
-    from assay.properties.judgement import Effort as Effort, examine as examine
+    from assay.properties.judgement import examine as examine
+    from assay.properties.run import Effort as Effort
     from assay.reference.arithmetic.array import narrow as narrow, store as store, widen as widen
 
 _PUBLIC = {
-    "Effort": "assay.properties.judgement",
+    "Effort": "assay.properties.run",
     "Integers": "assay.properties.contract",
     "OPERATORS": "assay.properties",
     "Operator": "assay.properties.contract",

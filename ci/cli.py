@@ -359,7 +359,7 @@ def _configured(kernels: tuple[str, ...], options: dict[str, Any]) -> tuple[list
     from assay.jobs import How
     from assay.kernels import UsageError, chosen
     from assay.progress import waiting
-    from assay.properties.judgement import QUICK, Effort
+    from assay.properties.run import QUICK, Effort
     from assay.reference.arithmetic.precision import PRECISIONS
 
     limits = _limits(options)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pytest
 
     from assay.kernels import Known
-    from assay.properties.judgement import Examination
+    from assay.properties.results import Examination
 
 
 @dataclass
@@ -50,7 +50,8 @@ class Conformance:
 
         from assay.examples import Examples, read
         from assay.process import Limits
-        from assay.properties.judgement import Effort, examine
+        from assay.properties.judgement import examine
+        from assay.properties.run import Effort
 
         known = self.known
         examples = Examples(settings().database, warnings.warn)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from assay.kernels import Known
     from assay.properties.drawing import Case
-    from assay.properties.judgement import Examination
+    from assay.properties.results import Examination
 
 
 FOLDER = Path(".assay", "examples")

@@ -32,7 +32,7 @@ from assay.loading import UsageError
 
 if TYPE_CHECKING:
     from assay.kernels import Known
-    from assay.properties.judgement import Examination, Result
+    from assay.properties.results import Examination, Result
 
 
 BAD = ("fail", "error", "undecided")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from assay.expected import Expectations
 from assay.kernels import Known
-from assay.properties.judgement import Examination
+from assay.properties.results import Examination
 from assay.replay import command
 
 

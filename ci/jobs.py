@@ -25,8 +25,10 @@ from assay.examples import read
 from assay.kernels import Known, UsageError, resolve
 from assay.lines import one_line
 from assay.process import Limits, end_all
-from assay.properties.judgement import Effort, Examination, Progress, Result, examine
+from assay.properties.judgement import examine
+from assay.properties.results import Examination, Progress, Result
 from assay.properties.robustness import AGREEMENT
+from assay.properties.run import Effort
 from assay.worker import end_with
 
 

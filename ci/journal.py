@@ -24,7 +24,7 @@ from assay.kernels import Known, UsageError
 from assay.properties.atlas import LEAST, WHAT, Class, Curve
 from assay.properties.counterexample import Unreadable, finding, get, jsonable, missed, texts
 from assay.properties.diagnosis import Inferred
-from assay.properties.judgement import Examination, Result
+from assay.properties.results import Examination, Result
 
 
 FILE = Path(".assay", "journal.jsonl")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from assay.process import Limits
     from assay.properties.counterexample import Counterexample
     from assay.properties.drawing import Values
-    from assay.properties.judgement import Examination, Result
+    from assay.properties.results import Examination, Result
 
 FOLDER = Path(".assay", "counterexamples")
 """Where counterexamples are stored, seen from the working directory."""

@@ -23,7 +23,7 @@ from assay.failures import Judged, not_judged
 from assay.lines import shortened
 from assay.properties.atlas import LEAST, Curve
 from assay.properties.contract import Operator
-from assay.properties.judgement import MEANT, SIZED, Examination, Result
+from assay.properties.results import MEANT, SIZED, Examination, Result
 from assay.properties.robustness import checks
 from assay.replay import command
 from assay.report import number, seconds, short, verdict, versions

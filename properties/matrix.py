@@ -28,10 +28,12 @@ from assay.properties.contract import Operator
 from assay.properties.drawing import COMPLEX, Values, parted
 from assay.properties.emulated import Emulated, Fault, Site, Wrong, passed
 from assay.properties.gains import gains
-from assay.properties.judgement import MEANT, SIZED, Effort, examine, pool, prepare
+from assay.properties.judgement import examine, pool, prepare
 from assay.properties.mutants import Mutant, mutants, right, right_kernels
 from assay.properties.others import RULES
+from assay.properties.results import MEANT, SIZED
 from assay.properties.robustness import checks
+from assay.properties.run import Effort
 from assay.properties.shifts import shifts
 from assay.properties.trial import KernelError, Trial
 from assay.reference.arithmetic.array import Part

@@ -33,7 +33,8 @@ from assay.properties.emulated import (
     passed,
     strides_of,
 )
-from assay.properties.judgement import QUICK, prepare
+from assay.properties.judgement import prepare
+from assay.properties.run import QUICK
 from assay.properties.trial import Trial
 from assay.reference.arithmetic.oracle import Arguments
 from assay.reference.arithmetic.precision import BFLOAT16, FLOAT16, FORMATS, TF32, Format

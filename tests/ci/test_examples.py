@@ -23,7 +23,8 @@ from assay.examples import ARTIFACT, KEPT, LARGEST, TRIED, Examples, key, opened
 from assay.kernels import Known, UsageError, resolve
 from assay.properties.counterexample import Unreadable
 from assay.properties.drawing import Case
-from assay.properties.judgement import RECALLED, Examination, Result as Judged
+from assay.properties.results import Examination, Result as Judged
+from assay.properties.run import RECALLED
 from tests.ci.test_fuzz import cut, flipped, repacked, restructured
 from tests.ci.test_plugin import pytest_in
 from tests.ci.test_replay import Trap

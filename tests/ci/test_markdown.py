@@ -19,7 +19,7 @@ from assay.impl.kernel import Claims
 from assay.kernels import Known
 from assay.properties import OPERATORS
 from assay.properties.diagnosis import Finding
-from assay.properties.judgement import Examination, Result, Verdict
+from assay.properties.results import Examination, Result, Verdict
 from assay.questions import Signature
 
 

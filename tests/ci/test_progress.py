@@ -22,7 +22,8 @@ from click.testing import CliRunner
 from assay.cli import main
 from assay.jobs import How, side_by_side
 from assay.kernels import Known, resolve
-from assay.properties.judgement import Effort, Examination, Verdict
+from assay.properties.results import Examination, Verdict
+from assay.properties.run import Effort
 from tests.ci.test_journal import MINE
 from tests.ci.test_markdown import judged
 from tests.test_rules import loaded

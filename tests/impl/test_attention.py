@@ -11,7 +11,8 @@ from assay.impl import attention as fast
 from assay.impl.kernel import claims_of
 from assay.kernels import keywords
 from assay.properties.attention import SOFTMAX_ATTENTION
-from assay.properties.judgement import QUICK, examine
+from assay.properties.judgement import examine
+from assay.properties.run import QUICK
 from assay.runner import TorchSubject
 
 

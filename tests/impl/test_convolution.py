@@ -9,7 +9,8 @@ from assay.impl.convolution import fft_convolve
 from assay.impl.kernel import claims_of
 from assay.kernels import keywords
 from assay.properties.convolution import FFT_CONVOLVE
-from assay.properties.judgement import QUICK, examine
+from assay.properties.judgement import examine
+from assay.properties.run import QUICK
 from assay.runner import TorchSubject
 
 

@@ -9,7 +9,8 @@ from assay.impl.discretize import discretize, exponential
 from assay.impl.kernel import claims_of
 from assay.kernels import keywords
 from assay.properties.discretize import DISCRETIZE
-from assay.properties.judgement import QUICK, examine
+from assay.properties.judgement import examine
+from assay.properties.run import QUICK
 from assay.reference.arithmetic.linear import expm
 from assay.reference.arithmetic.objects import Ball
 from assay.reference.arithmetic.oracle import evaluate

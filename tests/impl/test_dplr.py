@@ -14,7 +14,8 @@ from assay.impl.kernel import claims_of
 from assay.kernels import keywords
 from assay.properties.dplr import NAMES, S4_KERNEL
 from assay.properties.drawing import Case
-from assay.properties.judgement import QUICK, examine
+from assay.properties.judgement import examine
+from assay.properties.run import QUICK
 from assay.properties.timed import timed_case
 from assay.properties.trial import Trial
 from assay.reference import dplr as reference

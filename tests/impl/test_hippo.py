@@ -10,7 +10,8 @@ from assay.impl.hippo import hippo_matrices
 from assay.impl.kernel import claims_of
 from assay.kernels import keywords
 from assay.properties.hippo import HIPPO_MATRICES
-from assay.properties.judgement import QUICK, examine
+from assay.properties.judgement import examine
+from assay.properties.run import QUICK
 from assay.reference import hippo as reference
 from assay.runner import TorchSubject
 

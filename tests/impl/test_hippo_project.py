@@ -13,7 +13,8 @@ from assay.impl.hippo_project import hippo_project
 from assay.impl.kernel import claims_of
 from assay.kernels import keywords
 from assay.properties.hippo_project import HIPPO_PROJECT
-from assay.properties.judgement import QUICK, examine
+from assay.properties.judgement import examine
+from assay.properties.run import QUICK
 from assay.reference import hippo_project as reference
 from assay.reference.arithmetic.accumulated import adjoint_bound
 from assay.reference.arithmetic.objects import Ball, enclosure

@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_leaves
 from assay.impl import linear_attention as plain
 from assay.impl.kernel import claims_of
 from assay.kernels import keywords
-from assay.properties.judgement import QUICK, Effort, examine
+from assay.properties.judgement import examine
 from assay.properties.linear_attention import LINEAR_ATTENTION, UNNORMALIZED_ATTENTION
+from assay.properties.run import QUICK, Effort
 from assay.runner import TorchSubject
 
 

@@ -12,8 +12,9 @@ from assay.impl import performer as fast
 from assay.impl.kernel import claims_of
 from assay.kernels import keywords
 from assay.properties.drawing import Case
-from assay.properties.judgement import QUICK, examine
+from assay.properties.judgement import examine
 from assay.properties.performer import PERFORMER_ATTENTION, RANDOM_FEATURES
+from assay.properties.run import QUICK
 from assay.properties.trial import Trial
 from assay.runner import TorchSubject
 

@@ -15,7 +15,8 @@ from assay.impl.kernel import claims_of
 from assay.kernels import keywords
 from assay.properties import OPERATORS
 from assay.properties.drawing import Case
-from assay.properties.judgement import QUICK, Effort, examine
+from assay.properties.judgement import examine
+from assay.properties.run import QUICK, Effort
 from assay.properties.trial import Trial
 from assay.runner import TorchSubject
 

@@ -13,7 +13,8 @@ from assay.impl import s4 as plain
 from assay.impl.kernel import claims_of
 from assay.kernels import keywords
 from assay.properties.drawing import Case, parted
-from assay.properties.judgement import QUICK, examine
+from assay.properties.judgement import examine
+from assay.properties.run import QUICK
 from assay.properties.s4 import S4D_KERNEL
 from assay.properties.trial import Trial
 from assay.reference.arithmetic.bounded import Bounded

@@ -16,7 +16,8 @@ from assay.impl.kernel import claims_of
 from assay.kernels import keywords
 from assay.properties.contract import Structure
 from assay.properties.drawing import Case
-from assay.properties.judgement import QUICK, examine
+from assay.properties.judgement import examine
+from assay.properties.run import QUICK
 from assay.properties.selective_scan import SELECTIVE_SCAN
 from assay.properties.timed import timed_case
 from assay.properties.trial import Trial

@@ -15,7 +15,9 @@ from assay.journal import recorded, restored
 from assay.kernels import keywords, resolve
 from assay.properties.atlas import LEAST, WHAT, Class
 from assay.properties.contract import Operator, Tensor
-from assay.properties.judgement import Effort, Examination, examine
+from assay.properties.judgement import examine
+from assay.properties.results import Examination
+from assay.properties.run import Effort
 from assay.runner import TorchSubject
 
 

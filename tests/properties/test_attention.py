@@ -18,7 +18,9 @@ from assay.kernels import keywords
 from assay.properties.attention import SOFTMAX_ATTENTION
 from assay.properties.drawing import DTYPES, Case
 from assay.properties.emulated import Emulated
-from assay.properties.judgement import QUICK, Effort, Examination, examine, pool, prepare
+from assay.properties.judgement import examine, pool, prepare
+from assay.properties.results import Examination
+from assay.properties.run import QUICK, Effort
 from assay.properties.shifts import CONFIDENT, shifts, standing
 from assay.properties.trial import Subject, Trial, Violation
 from assay.reference.arithmetic.precision import PRECISIONS

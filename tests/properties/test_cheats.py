@@ -13,7 +13,8 @@ import torch
 
 from assay.kernels import resolve
 from assay.process import Limits
-from assay.properties.judgement import QUICK, Effort, examine
+from assay.properties.judgement import examine
+from assay.properties.run import QUICK, Effort
 from tests import cheats
 from tests.cheats import CHEATS, ELSEWHERE, Cheat
 from tests.properties.test_judgement import subject

@@ -16,7 +16,9 @@ from assay.kernels import keywords
 from assay.properties.contrastive import CLIP_LOSS as CLIP, REGIMES, SIGLIP_LOSS as SIGLIP
 from assay.properties.diagnosis import diagnose
 from assay.properties.drawing import DTYPES, Case, place
-from assay.properties.judgement import Effort, Examination, examine, prepare
+from assay.properties.judgement import examine, prepare
+from assay.properties.results import Examination
+from assay.properties.run import Effort
 from assay.properties.trial import KernelError, Trial, Violation
 from assay.reference.arithmetic.precision import FORMATS
 from assay.runner import TorchSubject

@@ -13,7 +13,8 @@ from assay.impl.convolution import fft_convolve
 from assay.impl.kernel import Claims
 from assay.kernels import keywords
 from assay.properties.convolution import FFT_CONVOLVE
-from assay.properties.judgement import QUICK, Effort, examine
+from assay.properties.judgement import examine
+from assay.properties.run import QUICK, Effort
 from assay.runner import TorchSubject
 
 

@@ -15,7 +15,9 @@ from assay.impl import discretize as fast
 from assay.impl.kernel import Claims
 from assay.kernels import keywords
 from assay.properties.discretize import DISCRETIZE
-from assay.properties.judgement import QUICK, Effort, Examination, examine
+from assay.properties.judgement import examine
+from assay.properties.results import Examination
+from assay.properties.run import QUICK, Effort
 from assay.runner import TorchSubject
 
 

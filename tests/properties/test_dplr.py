@@ -15,7 +15,9 @@ from assay.impl import dplr as fast
 from assay.impl.kernel import Claims
 from assay.kernels import keywords
 from assay.properties.dplr import NAMES, S4_KERNEL
-from assay.properties.judgement import QUICK, Effort, Examination, examine
+from assay.properties.judgement import examine
+from assay.properties.results import Examination
+from assay.properties.run import QUICK, Effort
 from assay.runner import TorchSubject
 
 

@@ -16,8 +16,9 @@ from assay.properties import OPERATORS
 from assay.properties.counterexample import Counterexample, Unreadable
 from assay.properties.drawing import Case, cases
 from assay.properties.examples import belongs, suited
-from assay.properties.judgement import QUICK, RECALLED, Effort, examine
+from assay.properties.judgement import examine
 from assay.properties.mutants import Mutant, right
+from assay.properties.run import QUICK, RECALLED, Effort
 from assay.runner import TorchSubject
 from tests import kernels
 from tests.properties.test_robustness import unchecked

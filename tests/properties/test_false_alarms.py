@@ -14,9 +14,10 @@ from assay.kernels import known_kernels
 from assay.properties import OPERATORS
 from assay.properties.contract import Operator
 from assay.properties.drawing import DTYPES
-from assay.properties.judgement import Effort, prepare
+from assay.properties.judgement import prepare
 from assay.properties.matrix import dtypes
 from assay.properties.mutants import right_kernels
+from assay.properties.run import Effort
 from assay.properties.trial import NotCovered, Subject, Trial, Violation
 
 

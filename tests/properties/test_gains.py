@@ -18,10 +18,12 @@ from assay.properties.contract import Operator
 from assay.properties.drawing import Values, rounded
 from assay.properties.emulated import Wrong
 from assay.properties.gains import gains
-from assay.properties.judgement import QUICK, SIZED, Effort, examine, prepare
+from assay.properties.judgement import examine, prepare
 from assay.properties.linear_attention import UNNORMALIZED_ATTENTION
 from assay.properties.mutants import right
 from assay.properties.performer import PERFORMER_ATTENTION
+from assay.properties.results import SIZED
+from assay.properties.run import QUICK, Effort
 from assay.properties.trial import Trial
 from assay.runner import TorchSubject
 

@@ -9,8 +9,10 @@ import pytest
 
 from assay.properties import OPERATORS
 from assay.properties.emulated import ByHand, computing, going
-from assay.properties.judgement import Effort, Result, examine
+from assay.properties.judgement import examine
 from assay.properties.mutants import Mutant, right
+from assay.properties.results import Result
+from assay.properties.run import Effort
 
 
 EFFORT = Effort(examples=24, climb=0, shrink_seconds=0, robustness=0, shares=0, pooled=0)

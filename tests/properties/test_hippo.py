@@ -16,8 +16,10 @@ from assay.impl.kernel import Claims
 from assay.kernels import keywords
 from assay.properties.contract import Size
 from assay.properties.hippo import HIPPO_MATRICES
-from assay.properties.judgement import QUICK, Effort, Examination, examine, identify
+from assay.properties.judgement import examine, identify
+from assay.properties.results import Examination
 from assay.properties.robustness import checks
+from assay.properties.run import QUICK, Effort
 from assay.runner import TorchSubject
 
 

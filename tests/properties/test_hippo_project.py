@@ -16,7 +16,9 @@ from assay.impl.hippo import hippo_matrices
 from assay.impl.kernel import Claims
 from assay.kernels import keywords
 from assay.properties.hippo_project import HIPPO_PROJECT
-from assay.properties.judgement import QUICK, Effort, Examination, examine
+from assay.properties.judgement import examine
+from assay.properties.results import Examination
+from assay.properties.run import QUICK, Effort
 from assay.runner import TorchSubject
 
 

@@ -15,7 +15,9 @@ from assay.impl.kernel import Claims
 from assay.kernels import keywords
 from assay.properties import OPERATORS, diagnosis
 from assay.properties.contract import Operator, Positive, Property, Tensor
-from assay.properties.judgement import QUICK, Effort, Examination, examine, identify, prepare
+from assay.properties.judgement import examine, identify, prepare
+from assay.properties.results import Examination
+from assay.properties.run import QUICK, Effort
 from assay.reference import rope as reference
 from assay.runner import TorchSubject
 from tests import kernels

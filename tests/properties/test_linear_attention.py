@@ -18,8 +18,10 @@ from assay.impl.kernel import Claims, claims_of
 from assay.kernels import keywords
 from assay.properties.contract import Operator
 from assay.properties.drawing import Case
-from assay.properties.judgement import QUICK, Effort, Examination, examine, prepare
+from assay.properties.judgement import examine, prepare
 from assay.properties.linear_attention import LINEAR_ATTENTION, UNNORMALIZED_ATTENTION
+from assay.properties.results import Examination
+from assay.properties.run import QUICK, Effort
 from assay.properties.trial import Trial, Violation
 from assay.runner import TorchSubject
 from tests import linear_attention_kernels as kernels

@@ -13,7 +13,9 @@ from assay.impl.kernel import Claims
 from assay.kernels import keywords
 from assay.properties import OPERATORS
 from assay.properties.contract import Integers, Operator, Tensor
-from assay.properties.judgement import Effort, Examination, examine
+from assay.properties.judgement import examine
+from assay.properties.results import Examination
+from assay.properties.run import Effort
 from assay.runner import TorchSubject
 from tests import kernels
 

@@ -15,10 +15,11 @@ from assay.properties import OPERATORS
 from assay.properties.contract import Operator, Real, Tensor
 from assay.properties.drawing import place
 from assay.properties.emulated import contiguous_strides, misread, strides_of
-from assay.properties.judgement import QUICK, Effort, examine
+from assay.properties.judgement import examine
 from assay.properties.matrix import DTYPES, OURS, Bench, Outcome, dtypes, idle, kill, matrix, scores, unused
 from assay.properties.mutants import mutants, right, right_kernels
 from assay.properties.others import RULES
+from assay.properties.run import QUICK, Effort
 from assay.reference.arithmetic.array import store
 from tests.properties.test_judgement import RMS_NORM
 

@@ -13,9 +13,10 @@ from assay.impl import performer as fast
 from assay.impl.kernel import Claims
 from assay.kernels import keywords
 from assay.properties.contract import Operator
-from assay.properties.judgement import Effort, examine
+from assay.properties.judgement import examine
 from assay.properties.mutants import right
 from assay.properties.performer import PERFORMER_ATTENTION, RANDOM_FEATURES
+from assay.properties.run import Effort
 from assay.runner import TorchSubject
 
 

@@ -14,11 +14,12 @@ from assay.impl.kernel import Claims
 from assay.impl.projection import random_projection
 from assay.kernels import keywords, resolve
 from assay.properties.contract import Operator, Positive, Statistic, Tensor
-from assay.properties.judgement import Effort, examine
+from assay.properties.judgement import examine
 from assay.properties.matrix import Bench, kill
 from assay.properties.mutants import right
 from assay.properties.projection import RANDOM_PROJECTION
 from assay.properties.robustness import checks
+from assay.properties.run import Effort
 from assay.replay import replay, store_all
 from assay.runner import TorchSubject
 

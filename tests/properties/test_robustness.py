@@ -14,9 +14,10 @@ from assay.kernels import keywords
 from assay.properties.contract import Operator
 from assay.properties.drawing import Case, place
 from assay.properties.emulated import Emulated
-from assay.properties.judgement import QUICK, Effort, examine
+from assay.properties.judgement import examine
 from assay.properties.mutants import right_kernels
 from assay.properties.robustness import ROBUSTNESS, UNIVERSAL, checks
+from assay.properties.run import QUICK, Effort
 from assay.properties.trial import KernelError, Trial, Violation
 from assay.runner import TorchSubject
 from tests import cheats, kernels

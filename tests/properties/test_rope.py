@@ -12,8 +12,9 @@ import torch
 from assay.impl import rope as fast
 from assay.properties import OPERATORS
 from assay.properties.drawing import Case
-from assay.properties.judgement import Effort, examine
+from assay.properties.judgement import examine
 from assay.properties.robustness import checks
+from assay.properties.run import Effort
 from assay.properties.trial import Trial, Violation
 from tests import kernels
 from tests.properties.test_judgement import subject

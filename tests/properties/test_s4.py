@@ -15,7 +15,9 @@ from torch import Tensor
 from assay.impl import s4 as fast
 from assay.impl.kernel import Claims
 from assay.kernels import keywords
-from assay.properties.judgement import QUICK, Effort, Examination, examine, prepare
+from assay.properties.judgement import examine, prepare
+from assay.properties.results import Examination
+from assay.properties.run import QUICK, Effort
 from assay.properties.s4 import S4D_KERNEL
 from assay.runner import TorchSubject
 

@@ -15,7 +15,9 @@ from torch import Tensor
 from assay.impl import selective_scan as fast
 from assay.impl.kernel import Claims
 from assay.kernels import keywords
-from assay.properties.judgement import QUICK, Effort, Examination, examine, prepare
+from assay.properties.judgement import examine, prepare
+from assay.properties.results import Examination
+from assay.properties.run import QUICK, Effort
 from assay.properties.selective_scan import SELECTIVE_SCAN
 from assay.properties.trial import Trial
 from assay.runner import TorchSubject

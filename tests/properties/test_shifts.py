@@ -10,7 +10,9 @@ import pytest
 from assay.impl.kernel import Claims
 from assay.properties import OPERATORS
 from assay.properties.contract import Operator, Tensor
-from assay.properties.judgement import MEANT, QUICK, Effort, Examination, examine
+from assay.properties.judgement import examine
+from assay.properties.results import MEANT, Examination
+from assay.properties.run import QUICK, Effort
 from assay.runner import TorchSubject
 from tests import kernels
 from tests.properties.test_judgement import RMS_NORM, rms, subject

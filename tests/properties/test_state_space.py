@@ -16,7 +16,9 @@ from assay.impl import state_space as fast
 from assay.impl.kernel import Claims
 from assay.kernels import keywords
 from assay.properties.contract import Operator
-from assay.properties.judgement import QUICK, Effort, Examination, examine
+from assay.properties.judgement import examine
+from assay.properties.results import Examination
+from assay.properties.run import QUICK, Effort
 from assay.properties.state_space import SSM_KERNEL, SSM_SCAN
 from assay.runner import TorchSubject
 
