@@ -475,8 +475,7 @@ def outside(got: Values, exact: Enclosure, bound: Values, dtype: str) -> tuple[V
         ratio = np.where(error <= exact.radius, 0, error / bound)
         wrong = ~(error <= limits)
         # Past the largest number of the dtype, plus half a spacing, rounding gives an infinity of that sign.
-        reach = np.abs(exact.midpoint) + bound
-        overflown = np.isinf(wide) & (reach >= limit) & (np.sign(wide) == np.sign(exact.midpoint))
+        overflown = np.isinf(wide) & (np.sign(wide) * exact.midpoint + bound >= limit)
         wrong = judged & np.where(overflown, False, wrong)
         ratio = np.where(judged & ~overflown, np.where(np.isnan(ratio), np.inf, ratio), 0).astype(np.float64)
     missed = infinite & (wide != exact.midpoint)
