@@ -1,4 +1,4 @@
-"""Which elements of an answer are outside: an infinity is right where a right kernel may have passed the largest number."""
+"""Which elements of an answer are outside: an infinity is right where a right kernel may pass the largest number."""
 
 from __future__ import annotations
 
