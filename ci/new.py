@@ -97,7 +97,10 @@ def _claims(operator: Operator) -> Iterator[str]:
     yield f"    dtypes=({', '.join(map(_text, dtypes))}{',' * (len(dtypes) == 1)}),  # those that it supports"
     yield "    # What is not claimed is inferred, or judged by what is usual:"
     if len(operator.texts) > 1:
-        yield f"    # form={_text(next(iter(operator.texts)))},  # {_either(tuple(operator.texts))}"
+        told = f"form={_text(next(iter(operator.texts)))},  # {_either(tuple(operator.texts))}"
+        yield from textwrap.wrap(
+            told, 110, initial_indent="    # ", subsequent_indent="    #     ", break_on_hyphens=False
+        )
     if operator.conventions:
         first = ", ".join(f"{_text(name)}: {_text(values[0])}" for name, values in operator.conventions.items())
         yield "    # Conventions, where it has no keyword to choose:"
