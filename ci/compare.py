@@ -135,14 +135,15 @@ def _pair(
             while left:
                 compared = left.pop(0)
                 try:
-                    yield compared, _sampled(compared.job, {"base": base, "head": head}, order, budget)
+                    yield compared, sampled(compared.job, {"base": base, "head": head}, order, budget)
                 except _Failed as failed:
                     compared.verdict = "FAILED" if failed.side == "head" else "UNSURE"
                     compared.reason = f"{failed.side}: {failed}"
                     break  # the process may be gone, and what it holds is in doubt: the others get a fresh one
 
 
-def _sampled(job: Job, watches: Mapping[str, Stopwatch], order: random.Random, budget: float) -> Samples:
+def sampled(job: Job, watches: Mapping[str, Stopwatch], order: random.Random, budget: float) -> Samples:
+    """The samples of a job from processes that are there, within so many seconds where FEWEST rounds are."""
     told = {"base": job.base, "head": job.head}
     sides = ["base", "head"]
     order.shuffle(sides)  # who comes first gets other memory

@@ -8,16 +8,17 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from assay.cli import main
-from assay.compare import BUDGET, FEWEST, Compared, Job, compare, measure
+from assay.compare import BUDGET, FEWEST, Compared, Job, compare, measure, sampled
 from assay.kernels import UsageError, resolve
 from assay.sides import Side, prepare
 from assay.timing import Inputs, Setup
-from assay.verdict import PAIRS
+from assay.verdict import AGAIN, PAIRS
 from tests.ci import project
 
 
@@ -65,15 +66,36 @@ def test_sides_are_told_apart(found: dict[str, Compared], name: str, verdicts: t
 def test_only_what_is_suspected_is_measured_again(found: dict[str, Compared]) -> None:
     assert {name for name, c in found.items() if c.second} <= {"right-tenfold", "tenfold-right", "right-right"}
     assert len(found["right-tenfold"].first) == 3
-    assert len(found["right-tenfold"].second) == 6
+    assert len(found["right-tenfold"].second) == 3 * AGAIN // PAIRS
 
 
-@pytest.mark.nightly
-def test_a_comparison_takes_few_seconds_of_timed_work(found: dict[str, Compared]) -> None:
-    """So many rounds that a case keeps its budget, where FEWEST rounds do; samples take a millisecond at least."""
-    for c in found.values():
-        for samples in (*c.first, *c.second):
-            assert FEWEST <= len(samples.base) == len(samples.head) <= max(FEWEST, BUDGET / 2 / PAIRS / 2e-3)
+class Counting:
+    """A stopwatch for a kernel of which ten calls make a sample."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.timed = 0.0
+
+    def ask(self, command: str, **told: Any) -> dict[str, Any]:
+        if command == "open":
+            return {"calls": 10, "seconds": self.seconds}
+        self.timed += 10 * self.seconds * told["rounds"] * len(told["keys"])
+        return {"samples": {key: [self.seconds] * told["rounds"] for key in told["keys"]}}
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(1e-4, 50), (1e-3, FEWEST)])
+def test_a_comparison_takes_few_seconds_of_timed_work(seconds: float, rounds: int) -> None:
+    """Both measurements together stay within the budget, where FEWEST rounds do."""
+    watch = Counting(seconds)
+    watches: Any = {"base": watch, "head": watch}
+    one = Job("k", TINY, {}, {})
+    for number in (PAIRS, AGAIN):
+        for _ in range(number):
+            samples = sampled(one, watches, random.Random(0), BUDGET / 2 / number)
+            assert len(samples.base) == len(samples.head) >= FEWEST
+    fewest = FEWEST * 2 * 10 * seconds
+    assert watch.timed <= 1.001 * sum(n * max(BUDGET / 2 / n, fewest) for n in (PAIRS, AGAIN))
+    assert len(sampled(one, watches, random.Random(0), 0.1).base) == rounds
 
 
 @pytest.mark.nightly
@@ -113,7 +135,7 @@ def test_two_wheels_in_one_process_are_told_apart(tmp_path: Path, wheels: dict[s
     (result,) = json.loads((tmp_path / "out.json").read_text())["results"]
     assert result["verdict"] == "SLOW"
     assert len(result["first"]) == PAIRS
-    assert len(result["second"]) == 2 * PAIRS
+    assert len(result["second"]) == AGAIN
     same = run(tmp_path, str(wheels["1.0"]), str(wheels["1.0"]), *options)
     assert same.returncode == 0, same.stderr
 
