@@ -14,6 +14,7 @@ import json
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -124,7 +125,7 @@ class Examples:
                 continue
             same = [r for r in there if (r[0].kernel, r[0].property) == (name, result.property) and r[1] != value]
             if len(value) <= LARGEST:
-                self._ask(lambda database, v=value: database.save(key(operator.name, dtype), v), None)  # type: ignore[misc]
+                self._ask(methodcaller("save", key(operator.name, dtype), value), None)
                 self._remove(operator.name, dtype, [old for _, old in sorted(same, key=_order)[KEPT - 1 :]])
 
     def _read(self, operator: str, dtype: str) -> list[Readable]:
@@ -168,7 +169,7 @@ class Examples:
 
     def _remove(self, operator: str, dtype: str, values: Iterable[bytes]) -> None:
         for value in values:
-            self._ask(lambda database, v=value: database.delete(key(operator, dtype), v), None)  # type: ignore[misc]
+            self._ask(methodcaller("delete", key(operator, dtype), value), None)
 
     def _ask(self, what: Callable[[ExampleDatabase], T], otherwise: T) -> T:
         """What the database answers. One that raises is not asked again."""

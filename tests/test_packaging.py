@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import assay
@@ -26,3 +27,13 @@ def test_the_installed_files_are_those_of_the_tree() -> None:
     }
     assert there == here
     assert (installed / "py.typed").is_file()
+
+
+def test_no_module_is_left_out_of_the_order_of_the_rooms() -> None:
+    """Modules of ci/ lie beside the rooms in the package, so that the contract of each room must name them all."""
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    forbidden = [set(c["forbidden_modules"]) for c in told["tool"]["importlinter"]["contracts"]]
+    apart = [names for names in forbidden if "assay.cli" in names]
+    assert len(apart) == len(ROOMS) - 1
+    for names in apart:
+        assert {f"assay.{p.stem}" for p in (ROOT / "ci").glob("*.py") if p.stem != "__init__"} <= names

@@ -243,7 +243,7 @@ class Redis:
 @pytest.fixture
 def _redis(monkeypatch: pytest.MonkeyPatch) -> Iterable[None]:
     module = ModuleType("redis")
-    module.Redis = Redis  # type: ignore[attr-defined]
+    vars(module)["Redis"] = Redis
     monkeypatch.setitem(sys.modules, "redis", module)
     yield
     Redis.servers.clear()

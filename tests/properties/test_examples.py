@@ -76,7 +76,10 @@ def test_a_case_is_the_same_after_it_was_kept(name: str) -> None:
 def test_a_kernel_of_few_keywords_gets_its_own_cases_and_no_others(name: str) -> None:
     """One that has no keyword at all, under the last of the conventions."""
     operator = OPERATORS[name]
-    nothing = lambda keyword: False  # noqa: E731
+
+    def nothing(keyword: str) -> bool:
+        return False
+
     conventions = {n: v[-1:] for n, v in operator.conventions.items()}
     for case in drawn(name, nothing):
         again = suited(operator, case, nothing, conventions)
@@ -138,11 +141,12 @@ def test_what_is_drawn_does_not_depend_on_what_is_known() -> None:
         calls: list[bytes] = []
 
         wrong = kernel()
-        write = wrong.write
-        wrong.write = lambda y, memory, arguments, w=write, c=calls: (  # type: ignore[misc]
-            c.append(arguments["x"].tobytes()),
-            w(y, memory, arguments),
-        )[1]
+
+        def noted(y: Any, memory: Any, arguments: Any, write: Any = wrong.write, calls: Any = calls) -> Any:
+            calls.append(arguments["x"].tobytes())
+            return write(y, memory, arguments)
+
+        wrong.write = noted
         found = examine(ROPE, wrong, "float32", effort=FEW, examples=known)
         assert found.results[0].verdict == "fail"
         assert RECALLED not in found.results[0].counterexample
