@@ -21,10 +21,15 @@ from assay.verdict import AGAIN, COUNTED, MARGIN, PAIRS, RATE, Change, Estimate,
 
 SHARED = 24
 """Cases that share a pair of processes."""
+FINE = 1e-4
+"""Seconds that a sample takes at least. What disturbs a machine comes and goes within a millisecond: two long samples
+have a share of their own of that, two short neighbours are both disturbed or neither is, and medians do the rest."""
 FEWEST = 5
 """Rounds of a case in one process, at least."""
 BUDGET = 2.0
-"""Seconds of timed work for a case and comparison: half of them for each measurement."""
+"""Seconds of timed work for a case and comparison,"""
+FIRST = 0.3
+"""and how much of them the first measurement takes, which only has to suspect."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,11 @@ def _estimate(samples: Sequence[Samples]) -> Estimate:
     return estimate([s.answer for s in samples])
 
 
+def budget_of(again: bool) -> float:
+    """Seconds of timed work in one pair of processes, of the first measurement or of the second."""
+    return BUDGET * (1 - FIRST) / AGAIN if again else BUDGET * FIRST / PAIRS
+
+
 def measure(
     found: Sequence[Compared], pairs: int, tell: Told, order: random.Random, *, apart: bool = False, again: bool = False
 ) -> None:
@@ -117,7 +127,7 @@ def measure(
                 if not left:
                     break
                 tell(f"pair {pair + 1} of {pairs}: {len(left)} cases from {left[0].job.name}")
-                budget = BUDGET / 2 / (AGAIN if again else PAIRS)
+                budget = budget_of(again)
                 for compared, samples in _pair(left, threads, device, order, budget, apart=apart):
                     (compared.second if again else compared.first).append(samples)
 
@@ -148,10 +158,12 @@ def sampled(job: Job, watches: Mapping[str, Stopwatch], order: random.Random, bu
     sides = ["base", "head"]
     order.shuffle(sides)  # who comes first gets other memory
     alone = job.setup.threads == 1
+    # Between processes each sample begins with the other's caches.
+    how = {"least": FINE} if watches["base"] is watches["head"] else {}
     calls, cost = 0, 0.0
     for side in sides:
         try:
-            answer = watches[side].ask("open", key=side, calls=calls, processor=alone, **told[side])
+            answer = watches[side].ask("open", key=side, calls=calls, processor=alone, **how, **told[side])
         except (NotTimed, StopwatchError) as error:
             raise _Failed(side, str(error)) from None
         calls, cost = answer["calls"], cost + answer["seconds"] * answer["calls"]

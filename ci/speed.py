@@ -32,6 +32,17 @@ def _dtypes(_: click.Context, __: click.Parameter, given: str) -> tuple[str, ...
     return names
 
 
+TIMED_IN = click.option(
+    "--dtype",
+    "dtypes",
+    default="float32",
+    show_default=True,
+    callback=_dtypes,
+    shell_complete=dtypes_named,
+    help="Comma-separated.",
+)
+
+
 def _lengths(_: click.Context, __: click.Parameter, given: str | None) -> Lengths | None:
     from assay.lengths import parsed
 
@@ -43,15 +54,7 @@ def _lengths(_: click.Context, __: click.Parameter, given: str | None) -> Length
 
 @click.command()
 @click.argument("kernels", nargs=-1, metavar="[OPERATOR=MODULE:FUNCTION | OPERATOR]...", shell_complete=operators)
-@click.option(
-    "--dtype",
-    "dtypes",
-    default="float32",
-    show_default=True,
-    callback=_dtypes,
-    shell_complete=dtypes_named,
-    help="Comma-separated.",
-)
+@TIMED_IN
 @click.option("--case", "cases", multiple=True, help="Only this case of the contract, repeatable.")
 @click.option(
     "--lengths", callback=_lengths, metavar="AXIS=N,N,...", help="Time each case at these lengths of an axis."
@@ -148,15 +151,7 @@ def bench(
 @click.argument("base")
 @click.argument("head")
 @click.option("--kernel", "named", multiple=True, metavar="OPERATOR=MODULE:FUNCTION", help="Compare this; repeatable.")
-@click.option(
-    "--dtype",
-    "dtypes",
-    default="float32",
-    show_default=True,
-    callback=_dtypes,
-    shell_complete=dtypes_named,
-    help="Comma-separated.",
-)
+@TIMED_IN
 @click.option("--case", "cases", multiple=True, help="These cases of the contract, not the first one.")
 @click.option("--mode", type=click.Choice(["forward", "both"]), default="both", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
@@ -211,15 +206,7 @@ def compare(
 @click.option("--store", type=click.Path(path_type=Path, dir_okay=False), default=Path(".assay/history.jsonl"))
 @click.option("--add", "revisions", help="Measure this commit, or every commit of this range, and append to the store.")
 @click.option("--mode", type=click.Choice(["forward", "both"]), default="both", show_default=True)
-@click.option(
-    "--dtype",
-    "dtypes",
-    default="float32",
-    show_default=True,
-    callback=_dtypes,
-    shell_complete=dtypes_named,
-    help="Comma-separated.",
-)
+@TIMED_IN
 @click.option("--bisect", is_flag=True, help="Find the commit that made each change that counts.")
 @click.option("--plot", "plot_path", help="Draw the history into this PNG file.", **WRITTEN)
 @QUIET

@@ -5,10 +5,11 @@ differ by more than their own samples tell (memory lies elsewhere), so intervals
 machine a few of them are far off, so that the median of their answers is what counts, and a change counts only beyond a
 margin, never beyond zero.
 
-What is beyond the margin is suspected, and measured again in more fresh processes. Only that second measurement can
-raise an alarm: it was not chosen for being large. Two tests judge it, each at half the rate: one drops what is far off
-at either end, as a few processes are on a busy machine; one goes by ranks, for answers that all scatter to one side,
-as they do on an overloaded one. Among all that is suspected in a comparison the false discovery rate is kept at `RATE`.
+What may be beyond half the margin is suspected, and measured again in more fresh processes. Only that second
+measurement can raise an alarm: it was not chosen for being large. Two tests judge it, each at half the rate: one drops
+what is far off at either end, as a few processes are on a busy machine; one goes by ranks, for answers that all scatter
+to one side, as they do on an overloaded one. Among all that is suspected in a comparison the false discovery rate is
+kept at `RATE`.
 
 Source: J. Tukey, D. McLaughlin, Sankhya A 25 (1963) 331, for Student's t of a trimmed mean; F. Wilcoxon, Biometrics
 Bulletin 1 (1945) 80, for signed ranks, and J. Hodges, E. Lehmann, Ann. Math. Statist. 34 (1963) 598, for their
@@ -35,7 +36,7 @@ MARGIN = 0.02
 COUNTED = 0.01
 """The same for instructions, which do not scatter."""
 SURE = 0.01
-"""A change that counts must be more than this for certain."""
+"""A change that counts must be more than this for certain, and what seems to be more is suspected."""
 RATE = 0.01
 """The false discovery rate over a comparison, and one minus the confidence of each bound of an interval."""
 PAIRS = 5
@@ -60,11 +61,12 @@ class Estimate:
 
     def suspicion(self) -> Change:
         """What one measurement by itself points to; SLOW and FAST are to be measured again."""
-        if self.ratio > 1 + MARGIN:
+        return self.beyond(SURE)
+
+    def beyond(self, margin: float) -> Change:
+        if self.ratio > 1 + margin:
             return "SLOW"
-        if self.ratio < 1 / (1 + MARGIN):
-            return "FAST"
-        return self.unalarmed()
+        return "FAST" if self.ratio < 1 / (1 + margin) else self.unalarmed()
 
     def unalarmed(self) -> Change:
         """SAME if the whole interval is within the margin."""
@@ -160,7 +162,7 @@ def decide(first: Sequence[Estimate], second: Sequence[Estimate | None]) -> list
     for kind, e in zip(suspected, second, strict=True):
         if e is None:
             found.append(kind if kind in ("SAME", "UNSURE") else "UNSURE")
-        elif next(chances) <= RATE and e.suspicion() == kind:
+        elif next(chances) <= RATE and e.beyond(MARGIN) == kind:
             found.append(kind)
         else:
             found.append(e.unalarmed())

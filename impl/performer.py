@@ -201,11 +201,19 @@ class _Sums:
         self.top = chunk.top
 
 
-def _quotient(sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def quotient(sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The values, and what they were divided by; 0 where that is 0."""
     weight = sums[..., -1:]
     none = weight == 0
     return (sums[..., :-1] / weight.masked_fill(none, 1)).masked_fill(none, 0), weight
+
+
+def of_sums(g: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
+    """The cotangent of the sums, of that of the output."""
+    out, weight = quotient(sums)
+    none = weight == 0
+    both = torch.cat([g, -(g * out).sum(dim=-1, keepdim=True)], dim=-1) / weight.masked_fill(none, 1)
+    return both.masked_fill(none, 0)
 
 
 def _prepared(
@@ -222,7 +230,7 @@ def forward(
 ) -> torch.Tensor:
     out = q.new_empty(*q.shape[:-1], v.shape[-1])
     for rows, _, _, _, sums in _scanned(q, k, v, projection, kind, causal, eps):
-        out[..., rows, :] = _quotient(sums)[0].to(q.dtype)
+        out[..., rows, :] = quotient(sums)[0].to(q.dtype)
     return out
 
 
@@ -270,16 +278,11 @@ def backward(
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     dw = torch.zeros_like(features.projection)
     # Of the sums of each query; relative to the greatest exponent of its chunk, as these are.
-    of_sums = torch.empty(*q.shape[:-1], v.shape[-1] + 1, dtype=wide, device=q.device)
+    given = torch.empty(*q.shape[:-1], v.shape[-1] + 1, dtype=wide, device=q.device)
     tops: list[torch.Tensor] = []
     top = None
     for rows, queries, keys, before, sums in _scanned(q, k, v, projection, kind, causal, eps):
-        out, weight = _quotient(sums)
-        given = g[..., rows, :].to(wide)
-        none = weight == 0
-        weight = weight.masked_fill(none, 1)
-        both = torch.cat([given, -(given * out).sum(dim=-1, keepdim=True)], dim=-1) / weight
-        of_sums[..., rows, :] = both = both.masked_fill(none, 0)
+        given[..., rows, :] = both = of_sums(g[..., rows, :].to(wide), sums)
         dphi = both @ before.mT
         if keys is None:
             later.total += queries.phi.mT @ both
@@ -299,7 +302,7 @@ def backward(
         dphi, into = values @ later.total.mT, keys.phi @ later.total
         if causal:
             queries = features.of(q[..., rows, :], None, queries=True)
-            both = of_sums[..., rows, :]
+            both = given[..., rows, :]
             dphi = dphi + (values @ both.mT).triu() @ queries.phi
             into = into + (keys.phi @ queries.phi.mT).triu() @ both
             later.total += queries.phi.mT @ both

@@ -16,6 +16,15 @@ def widened(value, INTERPRETED: tl.constexpr):
 
 
 @triton.jit
+def loaded(x, rows, row_stride, columns, column_stride, t, width, INTERPRETED: tl.constexpr):
+    """x at rows and columns, in float32; zero outside of t rows and `width` columns."""
+    real = (rows < t)[:, None] & (columns < width)[None, :]
+    # Elements may be farther apart than int32 reaches, though no stride by itself is.
+    place = rows.to(tl.int64)[:, None] * row_stride + columns.to(tl.int64)[None, :] * column_stride
+    return widened(tl.load(x + place, mask=real, other=0.0), INTERPRETED)
+
+
+@triton.jit
 def narrowed(value, dtype: tl.constexpr, INTERPRETED: tl.constexpr):
     """Return the nearest value of a dtype, ties to even."""
     # The interpreter truncates to bfloat16. What is added to the bits carries where the nearest value is away from

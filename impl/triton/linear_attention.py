@@ -32,7 +32,7 @@ from torch.nn import functional
 
 from assay.impl import linear_attention as plain
 from assay.impl.kernel import kernel
-from assay.impl.triton.halves import narrowed, widened
+from assay.impl.triton.halves import loaded, narrowed, widened
 
 
 FUSED = {"identity": 0, "elu+1": 1, "relu": 2, "exp": 3}
@@ -44,11 +44,10 @@ WIDEST = 256
 
 
 @triton.jit
-def _loaded(x, rows, row_stride, columns, column_stride, t, width, MAP: tl.constexpr, INTERPRETED: tl.constexpr):
+def _features(x, rows, row_stride, columns, column_stride, t, width, MAP: tl.constexpr, INTERPRETED: tl.constexpr):
     """phi(x) at rows and columns, in float32; zero outside of t rows and `width` columns."""
     real = (rows < t)[:, None] & (columns < width)[None, :]
-    value = tl.load(x + rows[:, None] * row_stride + columns[None, :] * column_stride, mask=real, other=0.0)
-    value = widened(value, INTERPRETED)
+    value = loaded(x, rows, row_stride, columns, column_stride, t, width, INTERPRETED)
     if MAP == 1:
         value = tl.where(real, tl.exp(tl.minimum(value, 0.0)) + tl.maximum(value, 0.0), 0.0)
     elif MAP == 2:
@@ -77,14 +76,14 @@ def _sums(
     state = tl.zeros((BLOCK_R, BLOCK_N), tl.float32)
     keys = tl.zeros((BLOCK_R,), tl.float32)
     if STATE:
-        state = _loaded(before + head * s_p, r, s_r, n, s_n, R, N, 0, INTERPRETED)
+        state = loaded(before + head * s_p, r, s_r, n, s_n, R, N, INTERPRETED)
         if DIVIDES:
             keys = widened(tl.load(before + head * s_p + r * s_r + N * s_n, mask=r < R, other=0.0), INTERPRETED)
     for number in range(chunks):
         rows = ((chunks - 1 - number) if REVERSED else number) * C + place
-        of_a = _loaded(a + head * a_p, rows, a_t, r, a_r, t, R, MAP_A, INTERPRETED)
-        of_b = _loaded(b + head * b_p, rows, b_t, r, b_r, t, R, MAP_B, INTERPRETED)
-        of_c = _loaded(c + head * c_p, rows, c_t, n, c_n, t, N, MAP_C, INTERPRETED)
+        of_a = _features(a + head * a_p, rows, a_t, r, a_r, t, R, MAP_A, INTERPRETED)
+        of_b = _features(b + head * b_p, rows, b_t, r, b_r, t, R, MAP_B, INTERPRETED)
+        of_c = _features(c + head * c_p, rows, c_t, n, c_n, t, N, MAP_C, INTERPRETED)
         weights = tl.dot(of_a, tl.trans(of_b), input_precision="ieee")
         if REVERSED:
             weights = tl.where(place[:, None] <= place[None, :], weights, 0.0)
@@ -162,7 +161,7 @@ class _Causal(torch.autograd.Function):
         eps: float,
         denominator: str,
     ) -> tuple[Tensor, Tensor]:
-        a, b, code = _features(q, k, feature_map)
+        a, b, code = _read(q, k, feature_map)
         divides = (eps, denominator == "clamp") if normalize else None
         out, total, after = _launch(a, b, v, state, q.dtype, maps=(code, code, 0), divides=divides)
         ctx.save_for_backward(q, k, v, state, out, total)
@@ -178,7 +177,7 @@ class _Causal(torch.autograd.Function):
         if normalize:
             g = plain.through_quotient(g, out, total, eps, denominator)
         values = functional.pad(v, (0, 1), value=1.0) if normalize else v
-        a, b, code = _features(q, k, feature_map)
+        a, b, code = _read(q, k, feature_map)
         turned = None if state is None else state.mT
         da, _, _ = _launch(g, values, b, turned, torch.float32, maps=(0, 0, code))
         db, _, _ = _launch(values, g, a, later.mT, torch.float32, maps=(0, 0, code), reverse=True)
@@ -189,7 +188,7 @@ class _Causal(torch.autograd.Function):
         return dq, dk, dv[..., : v.shape[-1]].to(v.dtype), before, None, None, None, None
 
 
-def _features(q: Tensor, k: Tensor, feature_map: str) -> tuple[Tensor, Tensor, int]:
+def _read(q: Tensor, k: Tensor, feature_map: str) -> tuple[Tensor, Tensor, int]:
     """What the kernel loads for queries and keys, and the map that it applies to it."""
     if feature_map in FUSED:
         return q, k, FUSED[feature_map]

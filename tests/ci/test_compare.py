@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from assay.cli import main
-from assay.compare import BUDGET, FEWEST, Compared, Job, compare, measure, sampled
+from assay.compare import BUDGET, FEWEST, Compared, Job, budget_of, compare, measure, sampled
 from assay.kernels import UsageError, resolve
 from assay.sides import Side, prepare
 from assay.timing import Inputs, Setup
@@ -89,12 +89,14 @@ def test_a_comparison_takes_few_seconds_of_timed_work(seconds: float, rounds: in
     watch = Counting(seconds)
     watches: Any = {"base": watch, "head": watch}
     one = Job("k", TINY, {}, {})
-    for number in (PAIRS, AGAIN):
+    fewest, most = FEWEST * 2 * 10 * seconds, 0.0
+    for number, again in ((PAIRS, False), (AGAIN, True)):
+        most += number * max(budget_of(again), fewest)
         for _ in range(number):
-            samples = sampled(one, watches, random.Random(0), BUDGET / 2 / number)
+            samples = sampled(one, watches, random.Random(0), budget_of(again))
             assert len(samples.base) == len(samples.head) >= FEWEST
-    fewest = FEWEST * 2 * 10 * seconds
-    assert watch.timed <= 1.001 * sum(n * max(BUDGET / 2 / n, fewest) for n in (PAIRS, AGAIN))
+    assert watch.timed <= 1.001 * most
+    assert PAIRS * budget_of(False) + AGAIN * budget_of(True) == pytest.approx(BUDGET)
     assert len(sampled(one, watches, random.Random(0), 0.1).base) == rounds
 
 

@@ -144,6 +144,14 @@ def test_the_table_is_of_all_that_the_file_holds(tmp_path: Path) -> None:
     assert "| assay compare | 1.000 (0.158 to 1.000) |" in result.output
 
 
+def test_the_published_table_is_that_of_the_published_comparisons() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    counts = tally([json.loads(line) for line in (docs / "power.jsonl").read_text(encoding="utf-8").splitlines()])
+    assert table(counts) in (docs / "speed.md").read_text(encoding="utf-8")
+    for change, least in ((0.0, 300), (0.03, 100), (0.05, 100), (0.1, 100)):
+        assert sum(c.trials for (rule, _, x), c in counts.items() if (rule, x) == (OURS, change)) >= least
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"raised": {}}', "3", '{"raised": {"rule": true}}'])
 def test_a_file_that_is_something_else_is_left_as_it_is(tmp_path: Path, content: str) -> None:
     file = tmp_path / "power.jsonl"

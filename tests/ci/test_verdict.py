@@ -166,7 +166,7 @@ def test_the_second_measurement_alone_raises_the_alarm() -> None:
 
 
 def test_what_scatters_is_unsure() -> None:
-    assert estimate([0.3, -0.3, 0.01, -0.2, 0.25]).suspicion() == "UNSURE"
+    assert estimate([0.3, -0.3, 0.005, -0.2, 0.25]).suspicion() == "UNSURE"
     scattered = confirm([0.3, -0.3, 0.1, -0.2, 0.25, 0.2, -0.1, 0.1, 0.2, -0.2])
     assert decide([estimate([0.3, -0.3, 0.1, -0.2, 0.25])], [scattered]) == ["UNSURE"]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -19,19 +17,12 @@ from assay.properties.judgement import examine
 from assay.properties.linear_attention import LINEAR_ATTENTION, UNNORMALIZED_ATTENTION
 from assay.properties.run import QUICK, Effort
 from assay.runner import TorchSubject
-
-
-def triton() -> Callable[..., Any]:
-    """Our Triton kernel, where there is an interpreter for it."""
-    pytest.importorskip("triton")
-    if os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("set TRITON_INTERPRET=1 to judge Triton here")
-    return importlib.import_module("assay.impl.triton.linear_attention").linear_attention  # type: ignore[no-any-return]
+from tests.interpreted import triton
 
 
 @pytest.fixture(params=["torch", "triton"])
 def function(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    return plain.linear_attention if request.param == "torch" else triton()
+    return plain.linear_attention if request.param == "torch" else triton("linear_attention").linear_attention
 
 
 def integers(*shape: int) -> torch.Tensor:
@@ -145,4 +136,4 @@ def test_kernels_keep_what_they_claim(function: Callable[..., Any], dtype: str) 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_the_triton_kernel_keeps_what_it_claims(dtype: str) -> None:
     """In the interpreter, where there is no GPU."""
-    assert verdicts(triton(), dtype, Effort(examples=40, climb=0, pooled=0)) == {}
+    assert verdicts(triton("linear_attention").linear_attention, dtype, Effort(examples=40, climb=0, pooled=0)) == {}

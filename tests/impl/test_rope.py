@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from assay.properties.judgement import examine
 from assay.properties.run import QUICK, Effort
 from assay.properties.trial import Trial
 from assay.runner import TorchSubject
+from tests.interpreted import triton
 
 
 ROPE = OPERATORS["rope"]
@@ -86,21 +86,15 @@ def test_a_table_refuses_what_it_does_not_hold() -> None:
         fast.rope_table(torch.ones(1, 8), torch.tensor([-1]))
 
 
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="set TRITON_INTERPRET=1 to judge Triton here")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_the_triton_kernel_keeps_what_it_claims(dtype: str) -> None:
-    pytest.importorskip("triton")
-    from assay.impl.triton import rope as interpreted
-
+    interpreted = triton("rope")
     found = examine(ROPE, ours(interpreted.rope), dtype, effort=Effort(examples=40, shrink_seconds=1))
     assert {r.property: r.message for r in found.results if r.verdict in ("fail", "error", "undecided")} == {}
 
 
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="set TRITON_INTERPRET=1 to judge Triton here")
 def test_queries_and_keys_in_one_launch_are_the_same_as_apart() -> None:
-    pytest.importorskip("triton")
-    from assay.impl.triton import rope as interpreted
-
+    interpreted = triton("rope")
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(2, 4, 5, 8, generator=generator, requires_grad=True)
     k = torch.randn(2, 2, 5, 8, generator=generator, requires_grad=True)

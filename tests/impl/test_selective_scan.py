@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
@@ -23,6 +20,7 @@ from assay.properties.timed import timed_case
 from assay.properties.trial import Trial
 from assay.runner import TorchSubject
 from tests import selective_scan_kernels as kernels
+from tests.interpreted import triton
 
 
 CLAIMS = claims_of(plain.selective_scan)
@@ -158,20 +156,12 @@ def test_the_kernel_keeps_what_it_claims(dtype: str) -> None:
     assert {r.property: r.message for r in found.results if r.verdict in ("fail", "error", "undecided")} == {}
 
 
-def triton() -> Any:
-    """The module of our Triton kernel, where there is an interpreter for it."""
-    pytest.importorskip("triton")
-    if os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("set TRITON_INTERPRET=1 to judge Triton here")
-    return importlib.import_module("assay.impl.triton.selective_scan")
-
-
 @pytest.mark.parametrize(("t", "chunk", "channels"), [(1, 32, 32), (7, 4, 2), (8, 4, 1), (5, 8, 4)])
 def test_triton_in_chunks_and_blocks_of_channels(
     t: int, chunk: int, channels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Outputs, state and gradients in float32, within the derived bound: chunks and blocks, whole and in part."""
-    module = triton()
+    module = triton("selective_scan")
     monkeypatch.setattr(module, "CHUNK", chunk)
     monkeypatch.setattr(module, "CHANNELS", channels)
     claims = claims_of(module.selective_scan)
@@ -185,7 +175,7 @@ def test_triton_in_chunks_and_blocks_of_channels(
 
 
 def test_triton_without_d_and_state() -> None:
-    kernel = triton().selective_scan
+    kernel = triton("selective_scan").selective_scan
     arrays = {n: x.detach().float().numpy() for n, x in arguments(4).items() if n not in ("D", "state")}
     claims = claims_of(kernel)
     assert claims is not None
@@ -196,7 +186,7 @@ def test_triton_without_d_and_state() -> None:
 
 
 def test_triton_refuses_what_it_cannot_do() -> None:
-    module = triton()
+    module = triton("selective_scan")
     given = {n: x.detach() for n, x in arguments(3).items()}
     with pytest.raises(NotImplementedError, match="float32"):
         module.selective_scan(**given)
@@ -208,7 +198,7 @@ def test_triton_refuses_what_it_cannot_do() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_the_triton_kernel_keeps_what_it_claims(dtype: str) -> None:
     """In the interpreter, where there is no GPU."""
-    module = triton()
+    module = triton("selective_scan")
     claims = claims_of(module.selective_scan)
     assert claims is not None
     subject = TorchSubject("triton", module.selective_scan, claims, keywords(SELECTIVE_SCAN))

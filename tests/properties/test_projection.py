@@ -7,17 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from assay.impl.kernel import Claims
 from assay.impl.projection import random_projection
 from assay.kernels import keywords, resolve
 from assay.properties.contract import Operator, Positive, Statistic, Tensor
+from assay.properties.drawing import Values
 from assay.properties.judgement import examine
 from assay.properties.matrix import Bench, kill
 from assay.properties.mutants import right
-from assay.properties.projection import RANDOM_PROJECTION
+from assay.properties.projection import RANDOM_PROJECTION, _drawn
 from assay.properties.robustness import checks
 from assay.properties.run import Effort
 from assay.replay import replay, store_all
@@ -157,3 +160,26 @@ def test_a_counterexample_is_stored_and_replayed(tmp_path: Path) -> None:
 
 def uniform(r: int, d: int, *, seed: int) -> torch.Tensor:
     return torch.rand(r, d, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("d", "along", "against"), [(8, 0.814, 1.185), (16, 0.855, 1.145), (64, 0.932, 1.070)])
+def test_without_the_signs_positive_features_are_biased(d: int, along: float, against: float) -> None:
+    """The mean estimate of exp(1/2) over the rows of a block, z all ones and all minus ones, |z| = 1; and of the first
+    row alone with z its axis, 2 Phi(-1): its coordinate there is never positive. Nothing is off with the signs."""
+    draws = 12_000 if d < 64 else 3_000
+    random = np.random.default_rng(d)
+    raw, right = (_blocks(d, draws, random, raw=raw) for raw in (True, False))
+    for rows, wanted in ((raw, (along, against)), (right, (1.0, 1.0))):
+        for sign, mean in zip((1, -1), wanted, strict=True):
+            _is_mean(np.exp(sign * rows.sum(axis=-1) / d**0.5 - 0.5).mean(axis=-1), mean, 0.0005)
+    _is_mean(np.exp(raw[:, 0, 0] - 0.5), 2 * float(stats.norm.cdf(-1)), 0.0)
+
+
+def _blocks(d: int, draws: int, random: np.random.Generator, *, raw: bool) -> Values:
+    """[draws, d, d], each an orthogonal block of its own."""
+    return _drawn(draws * d, d, True, "chi", random, raw=raw).reshape(draws, d, d)
+
+
+def _is_mean(x: Values, mean: float, rounding: float) -> None:
+    """Within five standard errors, and the rounding of the figure."""
+    assert abs(x.mean() - mean) <= rounding + 5 * x.std() / len(x) ** 0.5
