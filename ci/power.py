@@ -159,13 +159,16 @@ def tally(rows: Sequence[Row]) -> Counts:
 
 
 def table(counts: Counts) -> str:
-    """Markdown: the rate of alarms with its 95 % interval, rule by rule."""
-    columns = list(dict.fromkeys((condition, change) for _, condition, change in sorted(counts, key=lambda k: k[1:])))
-    heads = [f"{'nothing changed' if change == 0 else f'+{change:.0%}'}, {condition}" for condition, change in columns]
-    lines = ["| rule | " + " | ".join(heads) + " |", "|---" * (1 + len(columns)) + "|"]
-    for rule in dict.fromkeys(rule for rule, _, _ in counts):
-        cells = [str(counts[(rule, *column)]) if (rule, *column) in counts else "" for column in columns]
-        lines.append(f"| {rule} | " + " | ".join(cells) + " |")
+    """Markdown: the rate of alarms with its 95 % interval, by what was planted under which condition, and by rule."""
+    rules = list(dict.fromkeys(rule for rule, _, _ in counts))
+    places = dict.fromkeys((condition, change) for _, condition, change in counts)
+    lines = ["| planted | trials | " + " | ".join(rules) + " |", "|---" * (2 + len(rules)) + "|"]
+    for condition, change in sorted(places, key=lambda place: (CONDITIONS.index(place[0]), place[1])):
+        found = [counts.get((rule, condition, change)) for rule in rules]
+        trials = max(count.trials for count in found if count is not None)
+        cells = ["" if count is None else str(count) for count in found]
+        planted = "nothing" if change == 0 else f"{change:.0%}"
+        lines.append(f"| {planted}, {condition} | {trials} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -1,7 +1,8 @@
 """local-attention: `LocalAttention(window_size, causal=, look_backward=, scale=)(q, k, v, mask=, attn_bias=)`.
 
 Axes are [b, h, t, d]. With one window that holds the whole sequence, and without rotary embedding, it is softmax
-attention of as many queries as keys. A boolean mask hides keys, [b, s]; a bias is [h, t, s]. Hidden scores are set to
+attention of as many queries as keys; where there are fewer, they are the last ones, and what the others return is left
+out. A boolean mask hides keys, [b, s]; a bias is [h, s, s]. Hidden scores are set to
 the least finite number, so that a query of which every key is hidden returns the mean of all values.
 """
 
@@ -34,21 +35,25 @@ def local_attention(
     """One window of t positions, no window before or behind it."""
     import torch
     from local_attention import LocalAttention
+    from torch.nn import functional
 
-    if q.shape[1] != k.shape[1] or q.shape[2] != k.shape[2]:
+    earlier = k.shape[2] - q.shape[2]
+    if q.shape[1] != k.shape[1] or earlier < 0:
         raise NotImplementedError("takes as many heads and positions of keys as of queries")
     given: dict[str, Any] = {}
-    if mask is not None and mask.dtype == torch.bool:
-        full = mask[(None,) * (4 - mask.ndim)]
+    full = None if mask is None else mask[(None,) * (4 - mask.ndim)]
+    if full is not None and full.dtype == torch.bool:
         if full.shape[1] > 1 or full.shape[2] > 1:
             raise NotImplementedError("a boolean mask says which keys there are, and not who sees them")
         given["mask"] = full[:, 0, 0].expand(q.shape[0], k.shape[2])
-    elif mask is not None:
-        full = mask[(None,) * (4 - mask.ndim)]
+    elif full is not None:
         if full.shape[0] > 1:
             raise NotImplementedError("a bias is the same for all of a batch")
-        given["attn_bias"] = full[0].expand(q.shape[1], q.shape[2], k.shape[2]).to(q.dtype)
+        if bool((full == -torch.inf).all(dim=-1).any()):
+            raise NotImplementedError("a bias that hides every key of a query gives NaN: it is no mask")
+        bias = full[0].expand(q.shape[1], q.shape[2], k.shape[2]).to(q.dtype)
+        given["attn_bias"] = functional.pad(bias, (0, 0, earlier, 0))
     module = LocalAttention(
-        q.shape[2], causal=causal, look_backward=0, look_forward=0, scale=scale, use_rotary_pos_emb=False
+        k.shape[2], causal=causal, look_backward=0, look_forward=0, scale=scale, use_rotary_pos_emb=False
     )
-    return module(q, k, v, **given)
+    return module(functional.pad(q, (0, 0, earlier, 0)), k, v, **given)[:, :, earlier:]

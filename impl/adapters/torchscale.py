@@ -30,4 +30,4 @@ def xpos(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     buffer = torch.ones(table_rows(position, least=512), x.shape[-1] // 2, dtype=x.dtype, device=x.device)
     sin, cos = (table[position] for table in fixed_pos_embedding(buffer))
     rows = four_axes(x).flatten(0, 1)
-    return apply_rotary_pos_emb(rows, sin, cos).reshape(x.shape)
+    return apply_rotary_pos_emb(rows, sin, cos).view(x.shape)

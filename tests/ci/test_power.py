@@ -91,9 +91,10 @@ def test_rates_are_counted_with_their_intervals() -> None:
     assert low == 0
     assert high == pytest.approx(1 - 0.025 ** (1 / 300))
     assert table(counts).splitlines() == [
-        "| rule | nothing changed, quiet | +5%, quiet |",
+        "| planted | trials | assay compare |",
         "|---|---|---|",
-        "| assay compare | 0.000 (0.000 to 0.012) | 0.990 (0.946 to 1.000) |",
+        "| nothing, quiet | 300 | 0.000 (0.000 to 0.012) |",
+        "| 5%, quiet | 100 | 0.990 (0.946 to 1.000) |",
     ]
 
 
@@ -141,7 +142,7 @@ def test_the_table_is_of_all_that_the_file_holds(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["--runs", "0", "--out", str(file)])
     assert result.exit_code == 0
     assert result.output.startswith("abacus, ")
-    assert "| assay compare | 1.000 (0.158 to 1.000) |" in result.output
+    assert "| 5%, quiet | 2 | 1.000 (0.158 to 1.000) |" in result.output
 
 
 def test_the_published_table_is_that_of_the_published_comparisons() -> None:
