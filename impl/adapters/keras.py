@@ -3,6 +3,7 @@
 Axes are [b, t, h, d]. A boolean mask becomes numbers, a very negative one for a hidden key, so that a query that sees
 none returns the mean of all values. The backend is chosen when keras is first imported, by KERAS_BACKEND: here it is
 torch unless it was said before. Like torch's own function it takes `is_causal` or a `bias`, not both.
+float64 is cast to float32.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @kernel(
     "softmax_attention",
     conventions={"alignment": "top-left", "unseeing": "mean"},
-    dtypes=("float64", "float32", "bfloat16", "float16"),
+    dtypes=("float32", "bfloat16", "float16"),
     requires=("keras",),
 )
 def dot_product_attention(

@@ -51,7 +51,7 @@ def local_attention(
             raise NotImplementedError("a bias is the same for all of a batch")
         if bool((full == -torch.inf).all(dim=-1).any()):
             raise NotImplementedError("a bias that hides every key of a query gives NaN: it is no mask")
-        bias = full[0].expand(q.shape[1], q.shape[2], k.shape[2]).to(q.dtype)
+        bias = full[0].expand(q.shape[1], q.shape[2], k.shape[2]).to(torch.promote_types(q.dtype, v.dtype))
         given["attn_bias"] = functional.pad(bias, (0, 0, earlier, 0))
     module = LocalAttention(
         k.shape[2], causal=causal, look_backward=0, look_forward=0, scale=scale, use_rotary_pos_emb=False

@@ -27,7 +27,8 @@ def xpos(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     import torch
     from torchscale.component.xpos_relative_position import apply_rotary_pos_emb, fixed_pos_embedding
 
-    buffer = torch.ones(table_rows(position, least=512), x.shape[-1] // 2, dtype=x.dtype, device=x.device)
+    dtype = x.dtype if x.is_floating_point() else torch.float32
+    buffer = torch.ones(table_rows(position, least=512), x.shape[-1] // 2, dtype=dtype, device=x.device)
     sin, cos = (table[position] for table in fixed_pos_embedding(buffer))
     rows = four_axes(x).flatten(0, 1)
     return apply_rotary_pos_emb(rows, sin, cos).view(x.shape)
