@@ -45,6 +45,8 @@ class Finding:
     properties: tuple[str, ...] = ()
     """The demands that they break by it; any, if none is named."""
     dtypes: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables to set, so that it shows on every processor."""
     kind: str = "defect"
     """`defect`: it is wrong by what it says of itself. `weakness`: less exact or less careful than it could be.
     `documented`: it says so, or means another function: no defect, though assay's demand is not met."""
@@ -75,7 +77,7 @@ def load(folder: Path) -> Table:
 
 
 def _finding(entry: Mapping[str, Any]) -> Finding:
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v.strip() for k, v in entry.items()}
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
     return Finding(**given)
 
 
@@ -128,6 +130,7 @@ def slug(title: str) -> str:
 
 
 def _section(finding: Finding, stored: Counterexample) -> str:
+    variables = "".join(f"{name}={value} " for name, value in finding.environment.items())
     return "\n".join(
         [
             f"### {escaped(_title(finding, stored))}\n",
@@ -135,7 +138,7 @@ def _section(finding: Finding, stored: Counterexample) -> str:
             block("text", f"{stored.property}: {stored.message}", f"in {stored.case.shapes()}"),
             f"{escaped(finding.why)}\n",
             f"Upstream: {finding.upstream}\n",
-            f"    assay replay {FOLDER}/{finding.file}\n",
+            f"    {variables}assay replay {FOLDER}/{finding.file}\n",
         ]
     )
 

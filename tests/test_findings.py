@@ -46,13 +46,16 @@ def param(finding: findings.Finding) -> object:
 
 @pytest.mark.filterwarnings("default")  # a kernel that warns has not refused
 @pytest.mark.parametrize("finding", [param(f) for f in FOUND])
-def test_it_is_there_still(finding: findings.Finding) -> None:
+def test_it_is_there_still(finding: findings.Finding, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = read(FOLDER / finding.file)
     reason = missing(stored, finding.package)
     if reason:
         pytest.skip(reason)
-    # In this process, where its packages are loaded once; ranks need processes of their own.
-    fails, told = replay(FOLDER / finding.file, limits=Limits() if stored.world > 1 else None)
+    for name, value in finding.environment.items():
+        monkeypatch.setenv(name, value)
+    # In this process, where its packages are loaded once; ranks need processes of their own, and so do variables.
+    apart = stored.world > 1 or finding.environment
+    fails, told = replay(FOLDER / finding.file, limits=Limits() if apart else None)
     assert fails, "\n".join(told)
 
 
