@@ -22,6 +22,7 @@ from torch import Tensor
 
 from assay.impl.inputs import floating
 from assay.impl.kernel import kernel
+from assay.impl.strides import answered_nearby
 
 
 EVERY = ("float64", "float32", "bfloat16", "float16")
@@ -42,7 +43,7 @@ def ssm_scan(u: Tensor, Ab: Tensor, Bb: Tensor, C: Tensor, *, state: Tensor | No
     x = u.new_zeros(b, n, dtype=wide) if state is None else state.to(wide)
     if not t:
         return torch.empty_like(u), x.to(u.dtype, copy=True)
-    values, a, columns, rows = (v.to(wide) for v in (u, Ab, Bb, C))
+    values, a, columns, rows = u.to(wide), Ab.to(wide), Bb.to(wide).contiguous(), C.to(wide).contiguous()
     size = min(CHUNK, 1 << (t - 1).bit_length())
     powers = squares(a, size)
     into = doubled(powers, columns[:, None], size)
@@ -63,7 +64,7 @@ def ssm_scan(u: Tensor, Ab: Tensor, Bb: Tensor, C: Tensor, *, state: Tensor | No
         for i, power in enumerate(powers):
             kept = kept @ power.mT if rest >> i & 1 else kept
         x = last @ backwards[size - rest :] + kept
-    return torch.cat(pieces, dim=1).to(u.dtype), x.to(u.dtype)
+    return answered_nearby(torch.cat(pieces, dim=1).to(u.dtype)), answered_nearby(x.to(u.dtype))
 
 
 @kernel("ssm_kernel", form="doubling", dtypes=EVERY)
@@ -75,7 +76,8 @@ def ssm_kernel(Ab: Tensor, Bb: Tensor, C: Tensor, length: int) -> Tensor:
     check(Ab, Bb, C)
     if length < 0:
         raise ValueError(f"the length must not be negative, as {length} is")
-    a, columns, rows = (v.to(torch.promote_types(v.dtype, torch.float32)) for v in (Ab, Bb, C))
+    wide = torch.promote_types(Ab.dtype, torch.float32)
+    a, columns, rows = Ab.to(wide), Bb.to(wide).contiguous(), C.to(wide).contiguous()
     size = 1
     while size * size < length:
         size *= 2
