@@ -87,6 +87,7 @@ def judged(operator: Operator, dtype: str, seed: int) -> Iterator[tuple[str, int
 
 
 @pytest.mark.nightly
+@pytest.mark.filterwarnings("default")  # a kernel that warns is not wrong
 @pytest.mark.parametrize(("name", "dtype", "portion"), JUDGED)
 def test_no_right_kernel_is_rejected(name: str, dtype: str, portion: int) -> None:
     found = list(judged(OPERATORS[name], dtype, 1 + portion))
