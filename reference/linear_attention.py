@@ -177,7 +177,7 @@ def _with_state(rows: Any, values: Any, state: Any) -> tuple[Any, Any]:
     lead, n = rows.shape[:-3], values.shape[-1]
     before = xp.broadcast_to(xp.expand_dims(state, axis=-2), (*lead, r, 1, n))
     values = xp.concat([before, xp.broadcast_to(values, (*lead, r, s, n))], axis=-2)
-    return xp.concat([xp.ones_like(rows[..., :1]), rows], axis=-1), values
+    return xp.concat([xp.ones((*lead, *rows.shape[-3:-1], 1), dtype=rows.dtype), rows], axis=-1), values
 
 
 def _seen(xp: Any, over: str, t: int, s: int) -> Any:

@@ -156,6 +156,8 @@ class Array:
         return self.xp.apply("pow", other, self)
 
     def __matmul__(self, other: Array) -> Array:
+        if self.shape[-1] != other.shape[-2]:  # which products of elements would broadcast
+            raise ValueError(f"{list(self.shape)} and {list(other.shape)} cannot be multiplied as matrices")
         return (other.xp if other.xp.rank > self.xp.rank else self.xp).matmul(self, other)
 
     def __lt__(self, other: Operand) -> Mask:

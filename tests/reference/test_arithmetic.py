@@ -40,6 +40,14 @@ def test_balls_contain_the_exact_value(name: str, x: float) -> None:
     assert contains(enclosed, exact.unary(name, exact.lift(np.asarray(x))).parts[0].item())
 
 
+@pytest.mark.parametrize("arithmetic", [Ball(80), Exact(400), FLOAT], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize("inner", [0, 1, 3])
+def test_matrices_that_do_not_fit_are_not_broadcast(arithmetic: Any, inner: int) -> None:
+    a, b = (arithmetic.lift(np.ones(shape)) for shape in ((2, inner), (inner + 1, 2)))
+    with pytest.raises(ValueError, match="cannot be multiplied"):
+        a @ b
+
+
 @pytest.mark.parametrize("name", ["add", "subtract", "multiply", "divide", "maximum", "minimum"])
 @given(x=numbers, y=numbers.filter(bool))
 def test_balls_contain_the_exact_result(name: str, x: float, y: float) -> None:

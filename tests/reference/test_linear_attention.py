@@ -266,6 +266,16 @@ def test_no_key_gives_zero() -> None:
         assert not out.any()
 
 
+@pytest.mark.parametrize("sums", SUMS)
+def test_no_key_leaves_the_state(sums: Any) -> None:
+    state = np.arange(12.0).reshape(1, 1, 4, 3)
+    nothing = np.ones((1, 1, 0, 4))
+    given_ = {"q": np.ones((1, 1, 2, 4)), "k": nothing, "v": np.ones((1, 1, 0, 2)), "state": state}
+    for text in (reference.linear_attention, reference.form(sums)):
+        _, after = evaluate(text, Exact(100), {**given_, "return_state": True})
+        assert np.array_equal(after.parts[0].astype(float), state)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
