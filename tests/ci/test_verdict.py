@@ -33,7 +33,8 @@ from assay.verdict import (
 ERROR = 1e-9
 """Of each statistical test here: how probable it is that a right rule fails it, for a seed drawn at random."""
 BETWEEN = 0.005
-"""How much processes differ, as measured on quiet and on loaded machines: 0.4 to 0.6 per cent."""
+"""How much processes differ where samples are short or neighbours quiet: 0.4 to 0.6 per cent. In docs/power.jsonl, with
+samples of a millisecond, it is up to 2."""
 
 
 def answers(random: np.random.Generator, change: float, n: int, between: float = BETWEEN, wild: float = 0.0) -> Any:
