@@ -40,12 +40,23 @@ def test_balls_contain_the_exact_value(name: str, x: float) -> None:
     assert contains(enclosed, exact.unary(name, exact.lift(np.asarray(x))).parts[0].item())
 
 
+shapes = st.lists(st.integers(0, 3), min_size=2, max_size=4).map(tuple)
+
+
 @pytest.mark.parametrize("arithmetic", [Ball(80), Exact(400), FLOAT], ids=lambda a: type(a).__name__)
-@pytest.mark.parametrize("inner", [0, 1, 3])
-def test_matrices_that_do_not_fit_are_not_broadcast(arithmetic: Any, inner: int) -> None:
-    a, b = (arithmetic.lift(np.ones(shape)) for shape in ((2, inner), (inner + 1, 2)))
-    with pytest.raises(ValueError, match="cannot be multiplied"):
-        a @ b
+@given(shapes=st.tuples(shapes, shapes))
+def test_matrices_are_multiplied_where_numpy_multiplies_them(arithmetic: Any, shapes: Any) -> None:
+    """And nowhere else: products of elements would broadcast."""
+    ones = [np.ones(shape) for shape in shapes]
+    a, b = (arithmetic.lift(x) for x in ones)
+    try:
+        want = (ones[0] @ ones[1]).shape
+    except ValueError:
+        with pytest.raises(ValueError, match=r"multiplied|broadcast"):
+            a @ b
+    else:
+        with arithmetic.context():
+            assert (a @ b).shape == want
 
 
 @pytest.mark.parametrize("name", ["add", "subtract", "multiply", "divide", "maximum", "minimum"])
