@@ -76,10 +76,10 @@ CALLS = []
 
 @assay.kernel("rms_norm", dtypes=ONLY)
 def tires(x: torch.Tensor, weight: torch.Tensor, *, eps: float = 1e-6) -> torch.Tensor:
-    """Takes two milliseconds, and gives up at the sixth call."""
+    """Takes two milliseconds, and gives up at the tenth call: once it is open, within seven samples."""
     time.sleep(0.002)
     CALLS.append(len(x))
-    if len(CALLS) > 5:
+    if len(CALLS) > 9:
         raise RuntimeError("too tired")
     return right(x, weight, eps=eps)
 
