@@ -5,7 +5,7 @@ and 10 per cent more work, on the machine as it is and with two neighbours that 
 are given to the rules that others use, as they would have had them: all of base from one process, all of head from the
 next.
 
-    python -m assay.power --runs 13          about an hour on two cores; the table is only worth a quiet machine
+    python -m assay.power --runs 13          some 40 minutes on two cores; the table is only worth a quiet machine
     python -m assay.power --runs 1 --conditions counted           the same for instructions, with Valgrind
 """
 
@@ -234,6 +234,8 @@ def _rows(out: Path) -> list[Row]:
     try:
         rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] if out.exists() else []
         tally(rows)
+        if not {row["condition"] for row in rows} <= {*CONDITIONS}:
+            raise ValueError
         return [{**row, "machine": str(row["machine"])} for row in rows]
     except (ValueError, TypeError, KeyError, AttributeError):
         raise click.ClickException(f"{out} is not what this program writes; it was left as it is") from None

@@ -153,7 +153,10 @@ def test_the_published_table_is_that_of_the_published_comparisons() -> None:
         assert sum(c.trials for (rule, _, x), c in counts.items() if (rule, x) == (OURS, change)) >= least
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"raised": {}}', "3", '{"raised": {"rule": true}}'])
+WINDY = '{"condition": "windy", "planted": 0.0, "machine": "abacus", "raised": {"rule": true}}'
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"raised": {}}', "3", '{"raised": {"rule": true}}', WINDY])
 def test_a_file_that_is_something_else_is_left_as_it_is(tmp_path: Path, content: str) -> None:
     file = tmp_path / "power.jsonl"
     file.write_text(content)

@@ -96,3 +96,12 @@ def test_a_negative_length_is_refused() -> None:
 def test_the_kernels_keep_what_they_claim(name: str, dtype: str) -> None:
     found = examine(OPERATORS[name], subject(name), dtype, effort=QUICK)
     assert {r.property: r.message for r in found.results if r.verdict in ("fail", "error", "undecided")} == {}
+
+
+def test_a_vector_may_be_spread_over_all_of_memory() -> None:
+    """torch's own product with such a vector is wrong. No page of what lies between the elements is ever touched."""
+    B = torch.tensor([1.0, -2.0, 4.0])
+    far = torch.empty(2**31 + 3).as_strided((3,), (2**30 + 1,)).copy_(B)
+    A, C, u = torch.tensor([[0.5, 1.0, 0.0], [2.0, 0.25, 1.0], [1.0, 0.0, 0.5]]), torch.ones(3), torch.ones(1, 3)
+    assert torch.equal(plain.ssm_kernel(A, far, C, 5), plain.ssm_kernel(A, B, C, 5))
+    assert torch.equal(plain.ssm_scan(u, A, far, C)[0], plain.ssm_scan(u, A, B, C)[0])
