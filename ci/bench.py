@@ -207,7 +207,7 @@ class Session:
             by_dtype.setdefault(dtype, []).append(spelling)
         right = set()
         for dtype, spellings in by_dtype.items():
-            self.tell(f"judging {len(spellings)} kernels in {dtype}")
+            self.tell(f"judging {_counted(spellings)} in {dtype}")
             for spelling, reason in judged(spellings, dtype, self.wanted.device, self.tell).items():
                 if reason is None or (self.wanted.wrong and reason.startswith("breaks")):
                     right.add((names[spelling], dtype))
@@ -226,6 +226,7 @@ class Session:
             f"--rootdir={Path(__file__).parent}",
             f"--benchmark-storage=file://{STORAGE.resolve()}",
             *("--benchmark-autosave", "--benchmark-save-data", "--benchmark-quiet", "--benchmark-only"),
+            "--capture=no",  # which would take what is told of progress too
         ]
         said = io.StringIO()
         with _only_the_plugins_asked_for(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
@@ -266,7 +267,7 @@ class Session:
         """The kernels of one group, by turns. One that takes the process down is left out; the others begin anew."""
         left = [k for k in peers if k.name not in self._down]
         while left:
-            self.tell(f"{setup}: {len(left)} kernels")
+            self.tell(f"{setup}: {_counted(left)}")
             try:
                 return self._together(setup, left)
             except _Down as down:
@@ -335,6 +336,10 @@ class Session:
                 watch.ask("open", key="it", memory=True, **self._inputs.of(kernel, setup))
                 self._peaks[key] = watch.ask("memory", key="it")["bytes"]
         return self._peaks.setdefault(key, None)
+
+
+def _counted(kernels: Sequence[Any]) -> str:
+    return f"{len(kernels)} kernel{'s' * (len(kernels) != 1)}"
 
 
 @dataclass

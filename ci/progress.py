@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def _stderr() -> Console:
-    return Console(stderr=True, highlight=False, emoji=False)
+    """The stream as it is now: what runs meanwhile, such as pytest, may take sys.stderr for itself."""
+    return Console(file=sys.stderr, highlight=False, emoji=False)
 
 
 @contextmanager
@@ -28,7 +30,7 @@ def progress(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
     elif not err.is_terminal:
         yield lambda text: err.print(text, markup=False, soft_wrap=True)
     else:
-        with err.status("") as status:
+        with err.status("", refresh_per_second=2) as status:  # seldom, since something may be timed meanwhile
             yield lambda text: status.update(text.replace("[", r"\["))
 
 

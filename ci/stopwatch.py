@@ -16,6 +16,7 @@ inputs that none is found in the L2 cache.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import importlib.util
@@ -382,11 +383,20 @@ def _peak(device: str, *, reset: bool) -> int | None:
         return torch.cuda.max_memory_allocated()
     try:
         if reset:
+            _trim()
             Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to what is resident now
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+
+
+def _trim() -> None:
+    """Give back what the allocator keeps of free blocks, if it can be asked to as glibc can: else the next call finds
+    there what it needs, and seems to need nothing."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _gpu_conditions() -> dict[str, Any]:

@@ -175,8 +175,8 @@ def _not_normalised(q: Any, k: Any, v: Any, *, normalize: bool = True, **rest: A
 # Strays ------------------------------------------------------------------------------------------------------------
 
 
-def _eps_in_denominator(q: Any, k: Any, v: Any, *, stray_eps: Any, eps: Any = 0, **rest: Any) -> Any:
-    return reference.linear_attention(q, k, v, eps=eps + stray_eps, **rest)
+def _eps_in_denominator(q: Any, k: Any, v: Any, *, denominator_eps: Any, eps: Any = 0, **rest: Any) -> Any:
+    return reference.linear_attention(q, k, v, eps=eps + denominator_eps, **rest)
 
 
 def _eps_in_features(q: Any, k: Any, v: Any, *, feature_eps: Any, **rest: Any) -> Any:
@@ -410,7 +410,7 @@ LINEAR_ATTENTION = Operator(
         f"state in {kept.name}": keeping("state", kept, reference.form(reference.recurrent))
         for kept in (BFLOAT16, FLOAT16)
     },
-    strays={"stray_eps": _eps_in_denominator, "feature_eps": _eps_in_features},
+    strays={"denominator_eps": _eps_in_denominator, "feature_eps": _eps_in_features},
     structure=_structure,
     row=_row,
     work=_work,

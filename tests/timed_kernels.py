@@ -103,3 +103,10 @@ def interrupts(x: torch.Tensor, weight: torch.Tensor, *, eps: float = 1e-6) -> t
 def hungry(x: torch.Tensor, weight: torch.Tensor, *, eps: float = 1e-6) -> torch.Tensor:
     """Needs 64 MiB for a while."""
     return right(x, weight, eps=eps) + torch.ones(16, 1 << 20).sum() * 0
+
+
+@assay.kernel("rms_norm", dtypes=ONLY)
+def hungry_for_crumbs(x: torch.Tensor, weight: torch.Tensor, *, eps: float = 1e-6) -> torch.Tensor:
+    """Needs as much in blocks of 16 KiB, which allocators keep for the next call."""
+    crumbs = [torch.ones(1 << 12) for _ in range(1 << 12)]
+    return right(x, weight, eps=eps) + sum(crumb[0] for crumb in crumbs) * 0

@@ -49,6 +49,12 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedP
     return result, json.loads((where / "out.json").read_text()), where
 
 
+def test_what_is_being_timed_is_told(ran: Any) -> None:
+    """Though pytest runs meanwhile, whose own words nobody needs."""
+    assert f"{TINY}: 5 kernels" in ran[0].stderr.splitlines()
+    assert "passed" not in ran[0].stderr
+
+
 def test_every_right_kernel_is_timed_and_its_samples_are_kept(ran: Any) -> None:
     _, content, where = ran
     timed = {(b["extra_info"]["kernel"].rpartition(":")[2], b["extra_info"]["mode"]) for b in content["benchmarks"]}
@@ -155,6 +161,8 @@ def test_peak_memory_is_that_of_the_call() -> None:
     array = 1024 * 32 * 4
     assert peak("right") < 16 * array + missed
     assert (64 << 20) - missed <= peak("hungry") < (64 << 20) + 16 * array + missed
+    small = (1 << 12) * 1024  # what a block has beside its numbers
+    assert (64 << 20) - missed <= peak("hungry_for_crumbs") < (64 << 20) + small + 16 * array + missed
 
 
 def test_a_stopwatch_survives_what_kernels_raise_and_says_when_it_does_not() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pickle
 import random
+import shutil
+import subprocess
 import sys
+import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable
@@ -259,6 +262,39 @@ def test_examples_in_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     assert RECALLED in found.output
     assert not Path(".assay/examples").exists()
     assert RECALLED not in check("--database", "redis://elsewhere").output
+
+
+@pytest.fixture
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterable[str]:
+    """A Redis of this machine, which keeps nothing; the URL of its socket."""
+    redis = pytest.importorskip("redis")
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("there is no redis-server here")
+    folder = tmp_path_factory.mktemp("redis")
+    url = f"unix://{folder}/redis"
+    command = [program, "--port", "0", "--unixsocket", "redis", "--save", "", "--appendonly", "no"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as server:
+        try:
+            while not (folder / "redis").exists() and server.poll() is None:
+                time.sleep(0.01)
+            assert redis.Redis.from_url(url).ping()
+            yield url
+        finally:
+            server.terminate()
+
+
+def test_examples_in_a_server_of_redis(redis_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check("--database", redis_server, examples=24)
+    monkeypatch.chdir("../one")
+    found = check("--database", redis_server)
+    assert found.exit_code == 1
+    assert RECALLED in found.output
+    assert not Path(".assay/examples").exists()
+    unreachable = check("--database", f"{redis_server}-elsewhere", examples=24)
+    assert RECALLED not in unreachable.output
+    assert unreachable.output.count("the database of examples is not used any more") == 1
+    assert "agrees_with_oracle" in unreachable.output
 
 
 def test_examples_in_an_artifact_are_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
