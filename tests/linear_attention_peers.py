@@ -55,7 +55,7 @@ def compiled(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor
 
 @assay.kernel("linear_attention", form="chunked-elu", dtypes=("float32",))
 def loop(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
-    """One chunk after the other, differentiated by autograd; split, since a slice's gradient is as long as the whole."""
+    """One chunk after the other, by autograd: split, as the gradient of a slice is as long as the whole."""
     a, b = functional.elu(q) + 1, functional.elu(k) + 1
     values = torch.cat((v, torch.ones_like(v[..., :1])), dim=-1)
     if not causal:
