@@ -117,6 +117,7 @@ def _imported(name: str, run: Callable[[], ModuleType]) -> ModuleType:
 def files(module_name: str) -> list[str]:
     """The files of a user's module, its own first, and of all that is loaded and not installed."""
     installed = [sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib", "platstdlib")]
+    installed += [folder for folder in sys.path if Path(folder).name in ("site-packages", "dist-packages")]
     ours = str(Path(__file__).parent)
     loaded = {str(getattr(m, "__file__", None) or "") for m in list(sys.modules.values())}
     module = loaded_as(module_name)

@@ -18,17 +18,19 @@ from assay.questions import SHARED, Passed, Question, Reply
 
 
 LONGEST = 1 << 16
-"""Bytes of a message; it never waits for the other side to read."""
+"""Bytes of a question, which is sent at once and never waits for the worker to read."""
+LONGEST_REPLY = 1 << 24
+"""Of a reply: the judge reads while it comes. A module may have loaded thousands of files."""
 MOST = 64
 """Arrays that a kernel may return."""
 
 _LENGTH = struct.Struct("<I")
 
 
-def framed(content: Mapping[str, Any]) -> bytes:
+def framed(content: Mapping[str, Any], longest: int = LONGEST) -> bytes:
     text = json.dumps(content).encode()
-    if len(text) > LONGEST:
-        raise ValueError(f"a message of {len(text):,} bytes is longer than {LONGEST:,}")
+    if len(text) > longest:
+        raise ValueError(f"a message of {len(text):,} bytes is longer than {longest:,}")
     return _LENGTH.pack(len(text)) + text
 
 
@@ -37,7 +39,7 @@ def unframed(received: bytearray) -> dict[str, Any] | None:
     if len(received) < _LENGTH.size:
         return None
     (length,) = _LENGTH.unpack_from(received)
-    if length > LONGEST:
+    if length > LONGEST_REPLY:
         raise Misfit("a message is too long")
     if len(received) < _LENGTH.size + length:
         return None

@@ -34,7 +34,7 @@ DIGITS = 15
 """Shown of an exact figure."""
 PICTURES = {
     "hippo_project": "A signal, and what 8, 32 and 64 coefficients of LegS remember of it",
-    "linear_attention": "Causal, one head of 64 channels, one thread: time and peak memory over the length, and peers",
+    "linear_attention": "Causal, one head of 64 channels, two threads: time and peak memory over the length, and peers",
 }
 """Of operators that have one, in docs/ under their names."""
 CERTAIN = 2.0**-54

@@ -45,7 +45,7 @@ def _serve(channel: int, arena: Arena) -> None:
     """Answer questions until the judge is gone."""
     import warnings
 
-    from assay.messages import framed, unframed
+    from assay.messages import LONGEST_REPLY, framed, unframed
 
     received = bytearray()
     read, write = os.read, os.write
@@ -59,7 +59,7 @@ def _serve(channel: int, arena: Arena) -> None:
             received += more
             continue
         answer = _ANSWERS[message["do"]](message, arena)
-        write(channel, framed({"token": message["token"], **answer}))
+        write(channel, framed({"token": message["token"], **answer}, LONGEST_REPLY))
 
 
 def _describe(message: dict[str, Any], arena: Arena) -> dict[str, Any]:

@@ -87,6 +87,13 @@ def _stretched(length: float, random: np.random.Generator, shapes: Shapes, dtype
     return {**drawn, "image": length * drawn["image"], "text": length * drawn["text"], "scale": 100.0}
 
 
+def _opposed(random: np.random.Generator, shapes: Shapes, dtype: Format) -> Drawn:
+    """Each pair costs thousands: of few pairs, as of a large batch of cheap ones, the mean is a float16 and the sum is
+    none."""
+    drawn = _stretched(float(np.sqrt(np.exp(random.uniform(np.log(10), np.log(240))))), random, shapes, dtype)
+    return {**drawn, "text": -drawn["text"]}
+
+
 def _logits(random: np.random.Generator, shapes: Shapes, dtype: Format) -> Drawn:
     """One tower is the identity: the other one holds logits, and its gradient is the gradient of each logit."""
     n, d = shapes["text"]
@@ -104,6 +111,7 @@ REGIMES: dict[str, Regime] = {
     "saturated": _saturated,
     "far logits": partial(_stretched, 10.0),
     "beyond float16": partial(_stretched, 32.0),
+    "sum beyond float16": _opposed,
     "logits": _logits,
 }
 

@@ -180,13 +180,13 @@ class Run:
         """Every demand on one case."""
         self.seen += 1
         if all(self._attempt(check, trial) for check in self.able if check.universal):
-            small = self._small(trial.case)
+            small = self._small(trial.case) and not trial.undecided
             # Where the kernel is wrong anyway, what it owes beside that would only be told a dozen times.
             self._take_turns(trial, "robustness", self.effort.robustness if small and not trial.broken else 0)
             self._take_turns(trial, "contract", self.effort.shares if small else 0)
         if isinstance(trial, Samples):
             self.counted += trial.drew and not self.effort.stop and rejects_nulls(trial, [c.holds for c in self.able])
-        elif trial.answered:
+        elif trial.answered and not trial.undecided:
             self._count(trial)
             self.kept.append(trial)
 
@@ -270,6 +270,7 @@ class Run:
                 tally.cases += 1
         except NotApplicable as reason:
             tally.reason = str(reason)
+            trial.undecided |= check.universal
         except NotCovered as refusal:
             self.refusal = str(refusal)
             tally.refused = True
@@ -380,7 +381,8 @@ class Run:
             outside_domain = f"none of {self.seen} cases was in its domain"
             reason = check.lacking(self.subject) or self._elsewhere(check) or tally.reason or self.refusal
             if reason:
-                out.verdict, out.message = "skipped", reason
+                unknown = check.universal and reason == tally.reason
+                out.verdict, out.message = "undecided" if unknown else "skipped", reason
             elif check.group == "robustness" and not tally.tries:
                 out.verdict, out.message = (
                     "skipped",

@@ -14,7 +14,16 @@ import numpy as np
 
 from assay.properties.contract import Definition, Input, Operator, Size
 from assay.properties.drawing import DTYPES, Case, Values, parted, rounded
-from assay.properties.truth import JUDGE, Truth, at_least_single, bound_of, loosest, loosest_of, truth_of
+from assay.properties.truth import (
+    JUDGE,
+    NotApplicable as NotApplicable,
+    Truth,
+    at_least_single,
+    bound_of,
+    loosest,
+    loosest_of,
+    truth_of,
+)
 from assay.reference.arithmetic.array import Array
 from assay.reference.arithmetic.oracle import Arguments, Enclosure, evaluate, oracle
 from assay.reference.arithmetic.precision import FORMATS, Format, natural
@@ -83,10 +92,6 @@ def hosted(subject: Subject) -> Hosted | None:
     return cast("Hosted", subject) if hasattr(subject, "under") else None
 
 
-class NotApplicable(Exception):
-    """A demand cannot be made here; the message says why, in one line."""
-
-
 class NotCovered(Exception):
     """The kernel said (NotImplementedError) that it does not support these arguments."""
 
@@ -143,6 +148,8 @@ class Trial:
         """The largest |error| / bound seen so far in this trial."""
         self.broken = False
         """A demand was broken in it."""
+        self.undecided = False
+        """Its exact answer is not known, and nothing is demanded of it."""
         self._answers: dict[bool, Answer] = {}
 
     def under(self, subject: Subject) -> Trial:
@@ -287,7 +294,7 @@ class Trial:
         other = Trial(self.operator, self.subject, replace(self.case, arguments=arguments, regime="changed", memory={}))
         try:
             _ = other.exact
-        except (ArithmeticError, AssertionError, IndexError, TypeError, ValueError):
+        except (ArithmeticError, AssertionError, IndexError, NotApplicable, TypeError, ValueError):
             return None
         return other
 

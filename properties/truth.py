@@ -7,7 +7,8 @@ truth of the cases seen lately is kept: kernels that are judged one after the ot
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from assay.properties.contract import Definition, Operator
 from assay.properties.drawing import CONTINUOUS, Case, Values
-from assay.reference.arithmetic.array import Array
+from assay.reference.arithmetic.array import Array, Uncertain
 from assay.reference.arithmetic.bounded import Bounded
 from assay.reference.arithmetic.complex import paired
 from assay.reference.arithmetic.independent import Independent
@@ -43,6 +44,10 @@ KEPT = 1024
 """The truth of so many cases is kept,"""
 SMALL = 1024
 """if their arrays have no more elements than this together."""
+
+
+class NotApplicable(Exception):
+    """A demand cannot be made here; the message says why, in one line."""
 
 
 class Truth:
@@ -121,7 +126,8 @@ class Truth:
         known = self._known.exact if self._known is not None else ()
         if known and decides(known, bound):
             return known
-        return oracle(self.operator.definition, self.case.arguments, bound)
+        with _decided():
+            return oracle(self.operator.definition, self.case.arguments, bound)
 
     @cached_property
     def cotangents(self) -> tuple[Values, ...]:
@@ -156,7 +162,8 @@ class Truth:
         known = self._known.exact_gradient if self._known is not None else {}
         if known and decides(tuple(known.values()), tuple(bound[n] for n in known)):
             return known
-        return gradient_oracle(self.operator.definition, self.case.arguments, self.cotangents, bound)
+        with _decided():
+            return gradient_oracle(self.operator.definition, self.case.arguments, self.cotangents, bound)
 
     def _derived(
         self, arguments: Arguments, cotangents: Sequence[Values], regime: str | None = None
@@ -178,6 +185,15 @@ class Truth:
     def format_of_gradient(self, name: str) -> Format:
         own = FORMATS[self.case.dtype]
         return own if name in self.operator.tensors else at_least_single(own)
+
+
+@contextmanager
+def _decided() -> Iterator[None]:
+    """Where a definition jumps from one value to another, no digits may decide. Raises: NotApplicable."""
+    try:
+        yield
+    except Uncertain as reason:
+        raise NotApplicable(f"the exact answer is not known: {reason}") from None
 
 
 def truth_of(operator: Operator, case: Case, form: str | None, precision: str) -> Truth:

@@ -147,7 +147,7 @@ class Ball(Objects):
             opposite = {"less": a >= b, "less_equal": a > b, "equal": not a.overlaps(b)}[name]
             if opposite:
                 return False
-            raise Uncertain(f"{a} and {b} overlap at {self.bits} bits: '{name}' is not decided")
+            raise Uncertain(f"{a.str(10)} and {b.str(10)} overlap at {self.bits} bits: '{name}' is not decided")
 
         return Mask(np.asarray(np.frompyfunc(certain, 2, 1)(x.parts[0], y.parts[0]), dtype=bool))
 

@@ -22,7 +22,7 @@ from assay import process, remote
 from assay.buffers import Arena, Misfit
 from assay.cli import main
 from assay.kernels import UsageError, resolve
-from assay.messages import LONGEST, asked, framed, question, replied, reply, unframed
+from assay.messages import LONGEST, LONGEST_REPLY, asked, framed, question, replied, reply, unframed
 from assay.process import MARK, Limits
 from assay.properties.trial import Answer, GivenUp, KernelError, NotCovered, Subject
 from assay.questions import SHARED, Passed, Question, Reply
@@ -220,6 +220,29 @@ def test_a_module_that_cannot_be_looked_at_is_one_line(tmp_path: Path, text: str
     assert "\n" not in told
 
 
+def test_a_module_that_loads_a_thousand_files_is_described(tmp_path: Path) -> None:
+    """Which is what an installation from source, or a large repository, amounts to. What is installed is not told."""
+    folder, there = tmp_path / ("f" * 200), tmp_path / "site-packages"
+    folder.mkdir()
+    there.mkdir()
+    (there / "assay_installed_elsewhere.py").touch()
+    (tmp_path / "own.py").write_text(f"""
+import importlib.util, sys
+def f(x, position, *, base=1e4): return x
+sys.path.append({str(there)!r})
+import assay_installed_elsewhere
+for n in range(1000):
+    name = f"loaded_{{n}}"
+    spec = importlib.util.spec_from_file_location(name, f"{folder}/{{name}}.py")
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+""")
+    (kernel,) = resolve(f"rope={tmp_path / 'own.py'}:f", LIMITS)
+    assert sum(map(len, kernel.files)) > LONGEST
+    told = {Path(file).name for file in kernel.files}
+    assert told >= {"own.py", "loaded_0.py", "loaded_999.py"}
+    assert "assay_installed_elsewhere.py" not in told
+
+
 SLEEPER = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
@@ -331,6 +354,8 @@ def test_messages_are_bounded() -> None:
         unframed(bytearray(b"\xff" * 8))
     with pytest.raises(ValueError, match="is longer than"):
         framed({"a": "x" * LONGEST})
+    with pytest.raises(ValueError, match="is longer than"):
+        framed({"a": "x" * LONGEST_REPLY}, LONGEST_REPLY)
 
 
 # Whole runs -----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from assay.properties.judgement import examine, identify, prepare
 from assay.properties.results import Examination
 from assay.properties.run import QUICK, Effort
 from assay.reference import rope as reference
+from assay.reference.arithmetic.array import array_namespace
 from assay.runner import TorchSubject
 from tests import kernels
 
@@ -263,3 +264,24 @@ def test_a_property_that_no_case_is_in_the_domain_of_is_looked_for_and_then_unde
     found = examine(operator, subject(rms, operator), "float32", effort=Effort(examples=24, climb=0, pooled=0))
     verdicts = {r.property: r.verdict for r in found.results}
     assert (verdicts["rare"], verdicts["never"]) == ("pass", "undecided")
+
+
+# Where no digits decide ----------------------------------------------------------------------------------------------
+
+
+def jump(x: Any) -> Any:
+    """x, or -x: which of them depends on a comparison of equals, but for squares of few digits."""
+    xp = array_namespace(x)
+    root = xp.sqrt(x * x + 1)
+    return xp.where(root * root <= x * x + 1, x, -x)
+
+
+JUMP = Operator("jump", jump, inputs=(Tensor("x", "n"),))
+
+
+def test_a_case_that_no_digits_decide_is_no_case() -> None:
+    """It neither ends the run nor counts."""
+    found = examine(JUMP, subject(lambda x: x.clone(), JUMP), "float32", effort=Effort(examples=6, climb=0, pooled=0))
+    (agreement,) = (r for r in found.results if r.property == "agrees_with_oracle")
+    assert "the exact answer is not known" in agreement.message
+    assert found.verdict == "undecided"
