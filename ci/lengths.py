@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,7 @@ def parsed(text: str) -> Lengths:
 
 def plot_lengths(path: Path, found: Sequence[Timed], over: Lengths) -> None:
     """One row for each case, dtype, mode and number of threads: seconds and peak memory of every kernel over the
-    length, beside a line that grows as the length does."""
+    length, beside a line that grows as the length does. A kernel has one colour, and one line in the legend."""
     from matplotlib.figure import Figure
 
     from assay.plots import saved
@@ -81,27 +81,30 @@ def plot_lengths(path: Path, found: Sequence[Timed], over: Lengths) -> None:
         threads = f"{setup.threads} thread{'s' * (setup.threads > 1)} on {setup.device}"
         told = (setup.operator, case, setup.dtype, setup.mode, threads)
         series.setdefault(told, {}).setdefault(timed.kernel.name, []).append((int(length), timed))
-    figure = Figure(figsize=(13, 4.2 * len(series)), layout="constrained")
+    names = dict.fromkeys(timed.kernel.name for timed in found)
+    colours = {name: f"C{number}" for number, name in enumerate(names)}
+    figure = Figure(figsize=(13, 4.2 * len(series) + 0.2 * len(names)), layout="constrained")
     panels = figure.subplots(len(series), 2, squeeze=False)
     for (left, right), (row, kernels) in zip(panels, series.items(), strict=True):
         for name, points in kernels.items():
-            short = name.rpartition("/")[2]
-            _line(left, short, [(n, t.median) for n, t in points])
-            _line(right, short, [(n, t.memory / 2**20) for n, t in points if t.memory is not None])
+            _line(left, name, [(n, t.median) for n, t in points], colours)
+            _line(right, name, [(n, t.memory / 2**20) for n, t in points if t.memory is not None], colours)
         for axes, what in ((left, "seconds per call (median)"), (right, "peak memory beside the inputs, MiB")):
             axes.set(xlabel=over.axis, ylabel=what)
             axes.set_title(", ".join(row), fontsize=9)
             if axes.get_lines():
                 _growing(axes)
                 axes.set(xscale="log", yscale="log")
-                axes.legend(fontsize=7)
+    lines = {line.get_label(): line for axes in panels.flat for line in axes.get_lines()}
+    if lines:
+        figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=2)
     saved(figure, path)
 
 
-def _line(axes: Any, name: str, points: Sequence[tuple[int, float]]) -> None:
+def _line(axes: Any, name: str, points: Sequence[tuple[int, float]], colours: Mapping[str, str]) -> None:
     known = sorted((n, y) for n, y in points if y > 0)
     if known:
-        axes.plot(*zip(*known, strict=True), ".-", label=name)
+        axes.plot(*zip(*known, strict=True), ".-", label=name.rpartition("/")[2], color=colours[name])
 
 
 def _growing(axes: Any) -> None:

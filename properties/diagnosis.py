@@ -238,15 +238,17 @@ def _mapped(operator: Operator, parameter: Real, function: Callable[[float], flo
 
 
 def _explains(trials: Sequence[Trial], other: _Other) -> bool:
-    """Do all outputs agree with the other function, which differs from the operator's somewhere?"""
+    """Do all outputs agree with the other function, and somewhere with no kernel that is right? What is bounded so
+    loosely that right kernels agree with it as well explains nothing."""
     differs = False
     for trial in sorted(trials, key=lambda t: t.exact[0].midpoint.size):  # most are rejected by a small case, soon
-        exact = trial.fits(other.definition, other.change(dict(trial.case.arguments)), own=other.own)
-        if exact is None:
+        found = trial.fits(other.definition, other.change(dict(trial.case.arguments)), own=other.own)
+        if found is None:
             return False
-        for truth, right, bound in zip(exact, trial.exact, trial.bound, strict=True):
+        for wrong, right, bound in zip(found, trial.exact, trial.bound, strict=True):
             with np.errstate(invalid="ignore"):
-                differs = differs or bool((np.abs(truth.midpoint - right.midpoint) > bound).any())
+                apart = np.abs(wrong.midpoint - right.midpoint) > np.maximum(bound, wrong.radius)
+            differs = differs or bool(apart.any())
     return differs
 
 

@@ -389,7 +389,8 @@ class Trial:
     def fits(
         self, definition: Definition, arguments: Arguments, *, own: bool = True, slack: Values | float = 0.0
     ) -> tuple[Enclosure, ...] | None:
-        """The exact outputs of a definition at some arguments, if those of the kernel agree with them; otherwise None.
+        """The outputs of a definition at some arguments, exact but for how far a kernel may be off, if those of this
+        one lie within; otherwise None.
 
         `own`: the forms that the kernel claims bound it; otherwise the definition's own text does. `slack` is added to
         the bound of the first output.
@@ -404,7 +405,7 @@ class Trial:
         for got, truth, bound in zip(self.answer().outputs, exact, bounds, strict=True):
             if outside(got, truth, bound, self.case.dtype)[0].any():
                 return None
-        return exact
+        return tuple(Enclosure(e.midpoint, e.radius + bound) for e, bound in zip(exact, bounds, strict=True))
 
     def compare(self, what: str, got: Values, exact: Enclosure, bound: Values) -> float:
         """The headroom, max |got - exact| / bound. Raises: Violation where it exceeds 1."""
