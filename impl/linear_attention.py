@@ -153,7 +153,8 @@ def full_attention(
         after = after + state.to(wide)
     out = phi(q.to(wide)) @ after
     if normalize:
-        out = out[..., :-1] * _inverse(_total(out[..., -1:], eps, denominator))
+        total = _total(out[..., -1:], eps, denominator)
+        out = (out[..., :-1] * _inverse(total)).masked_fill(total == 0, 0)  # sums that have overflown too
     return out.to(q.dtype), after.to(q.dtype)
 
 
@@ -200,11 +201,12 @@ class _Causal(torch.autograd.Function):
                 continue
             weight = sums[..., e:]
             _cut(total, *bounds).copy_(weight)
-            inverse = _inverse(_total(weight, eps, denominator))
+            divisor = _total(weight, eps, denominator)
             if target.dtype == wide:
-                torch.mul(sums[..., :e], inverse, out=target)
+                torch.mul(sums[..., :e], _inverse(divisor), out=target)
             else:
-                target.copy_(sums[..., :e].mul_(inverse))
+                target.copy_(sums[..., :e].mul_(_inverse(divisor)))
+            target.masked_fill_(divisor == 0, 0)  # sums that have overflown too
         ctx.save_for_backward(q, k, v, state, out, total)
         ctx.settings = phi, normalize, eps, denominator
         return out, carried.to(q.dtype)

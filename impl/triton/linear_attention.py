@@ -95,8 +95,8 @@ def _sums(
             tl.store(total + head * t + rows, weight, mask=rows < t)
             weight = tl.maximum(weight, eps) if CLAMPS else weight + eps
             none = weight == 0.0
-            inverse = tl.where(none, 0.0, 1.0 / tl.where(none, 1.0, weight))
-            sums = sums * inverse[:, None]
+            inverse = 1.0 / tl.where(none, 1.0, weight)
+            sums = tl.where(none[:, None], 0.0, sums * inverse[:, None])  # sums that have overflown too
             keys += tl.sum(of_b, 0)
         real = (rows < t)[:, None] & (n < N)[None, :]
         target = out + (head * t + rows)[:, None] * N + n[None, :]

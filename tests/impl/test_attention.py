@@ -21,6 +21,7 @@ KERNELS = (fast.softmax_attention, fast.softmax_attention_plain)
 
 
 @pytest.mark.nightly
+@pytest.mark.filterwarnings("default")  # torch warns that vmap of its own attention is slow
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("function", KERNELS, ids=lambda f: f.__name__)
 def test_kernels_keep_what_they_claim(function: Any, dtype: str) -> None:

@@ -64,6 +64,13 @@ def test_a_zero_denominator_gives_zero_and_no_gradient(function: Callable[..., A
 
 
 @pytest.mark.parametrize("causal", [True, False])
+def test_a_zero_denominator_gives_zero_whatever_has_overflown(function: Callable[..., Any], causal: bool) -> None:
+    """0 times an infinite state is NaN."""
+    q, k, v = -torch.ones(1, 1, 3, 2), torch.full((1, 1, 3, 2), 1e30), torch.full((1, 1, 3, 2), 1e30)
+    assert (function(q, k, v, feature_map="relu", causal=causal) == 0).all()
+
+
+@pytest.mark.parametrize("causal", [True, False])
 def test_without_positions_there_is_nothing_but_the_state(function: Callable[..., Any], causal: bool) -> None:
     x, state = torch.ones(1, 2, 0, 3), torch.ones(1, 2, 3, 4)
     out, after = function(x, x, x, causal=causal, state=state, return_state=True)

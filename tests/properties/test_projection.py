@@ -75,7 +75,8 @@ def test_the_right_sampler_passes_in_small_settings(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
 def test_the_right_sampler_passes(dtype: str) -> None:
     found = examine(RANDOM_PROJECTION, right(RANDOM_PROJECTION, dtype), dtype)
-    assert {r.property: r.message for r in found.results if r.verdict != "pass"} == {}
+    broken = {r.property: r.message for r in found.results if r.verdict not in ("pass", "skipped")}
+    assert broken == {}
 
 
 @pytest.mark.parametrize("name", RANDOM_PROJECTION.mutants)
