@@ -153,13 +153,12 @@ def differences(z: Any) -> Any:
 def exponents_and_inputs(u: Any, delta: Any, A: Any, B: Any) -> tuple[Any, Any]:
     """z = delta A and x = delta B u, [b, d, n, t]; x is a product in any order."""
     step, value, column = delta[:, :, None, :], u[:, :, None, :], B[:, None, :, :]
-    x = either(
-        u,
-        lambda: (step * value) * column,
-        lambda: (step * column) * value,
-        lambda: step * (column * value),
-    )
-    return step * A[None, :, :, None], x
+    return step * A[None, :, :, None], _product(step, value, column)
+
+
+def _product(a: Any, b: Any, c: Any) -> Any:
+    """In any order: what underflows in one is multiplied by the rest."""
+    return either(a, lambda: (a * b) * c, lambda: (a * c) * b, lambda: a * (c * b))
 
 
 def read(h: Any, C: Any) -> Any:
@@ -229,7 +228,7 @@ def backward(
     of_state, g = g[..., 0], g[..., 1:]
     before = xp.zeros_like(h[..., :1]) if state is None else state[..., None]
     dz = g * a * xp.concat([before, h[..., :-1]], axis=-1) if u.shape[-1] else g
-    by_value, by_column, by_step = g * step * column, g * step * value, g * value * column
+    by_value, by_column, by_step = _product(g, step, column), _product(g, step, value), _product(g, value, column)
     du, ddelta = by_value, xp.concat([dz * A[None, :, :, None], by_step], axis=-2)
     if D is not None:
         du = xp.concat([du, (D[:, None] * dy)[:, :, None, :]], axis=-2)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from assay.impl import selective_scan as fast
 from assay.impl.kernel import Claims
 from assay.kernels import keywords
+from assay.properties.drawing import Case
 from assay.properties.judgement import examine, prepare
 from assay.properties.results import Examination
 from assay.properties.run import QUICK, Effort
@@ -56,6 +58,27 @@ def agrees(name: str, function: Callable[..., Any], form: str, known: dict[str, 
 @pytest.mark.parametrize("name", kernels.RIGHT)
 def test_right_kernels_keep_the_bound_of_the_form_that_they_claim(name: str, dtype: str) -> None:
     assert agrees(name, *kernels.RIGHT[name], drawn(dtype)) >= 8
+
+
+def test_a_product_may_underflow_in_any_order_backwards_too() -> None:
+    """du = G (delta B): where delta B is subnormal, what it has lost is multiplied by G."""
+    random = np.random.default_rng(0)
+    shape = (1, 64, 1)
+    tiny = {name: random.uniform(0.2, 1, shape) * np.finfo(np.float64).tiny for name in ("u", "delta")}
+    case = Case(
+        "float64",
+        {**tiny, "A": np.zeros((64, 1)), "B": np.full((1, 1, 1), 2.0**-10), "C": np.full((1, 1, 1), 3.0)},
+        "subnormal",
+        0,
+    )
+
+    def column_first(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+        h = (delta * B) * u  # one position, from 0
+        return h * C, h
+
+    trial = Trial(SELECTIVE_SCAN, subject("column_first", column_first, form="sequential"), case)
+    trial.agree()
+    trial.agree_in_gradients()
 
 
 AT_EVERY_CHANGE = ("without_step", "exchanged", "first_state", "quotients")
