@@ -47,6 +47,8 @@ class Finding:
     dtypes: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables to set, so that it shows on every processor."""
+    processor: str = ""
+    """What a processor must have, by the name of Linux for it, if others do not show it."""
     kind: str = "defect"
     """`defect`: it is wrong by what it says of itself. `weakness`: less exact or less careful than it could be.
     `documented`: it says so, or means another function: no defect, though assay's demand is not met."""
@@ -149,8 +151,8 @@ def _judged(found: Table, record: Sequence[Record]) -> list[str]:
     left = [(escaped(name), escaped(reason)) for name, reason in found.left_out.items()]
     return [
         "## What was judged\n",
-        "With `assay check --quick`: verdicts by dtype, in brackets on how many cases the kernel was held against the\n"
-        "exact answer; the keywords that were varied, of those that the operator has; the demands that fail. Inputs\n"
+        "With `assay check`, mostly `--quick`: verdicts by dtype, in brackets on how many cases the kernel was held against\n"
+        "the exact answer; the keywords that were varied, of those that the operator has; the demands that fail. Inputs\n"
         "are of ten kinds of numbers, in any strides, offsets and sizes; positions up to 2\\^31.\n",
         table(("package", "kernel", "operator", "verdicts", "varied", "fails"), rows),
         *(["## Not judged\n", table(("package", "why"), left)] if left else []),

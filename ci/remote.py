@@ -9,6 +9,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from assay.buffers import Misfit, Values
 from assay.impl.kernel import Claims
 from assay.lines import shortened
@@ -126,6 +128,11 @@ _kept: dict[Hashable, Worker] = {}
 """The one that runs."""
 
 
+def _shapes(arguments: Arguments) -> str:
+    arrays = ((name, value) for name, value in arguments.items() if isinstance(value, np.ndarray))
+    return ", ".join(f"{name}{[*value.shape]} {value.dtype}" for name, value in arrays) or "no arrays"
+
+
 class WorkerSubject(ClaimingSubject):
     """A kernel that is called in another process."""
 
@@ -173,7 +180,7 @@ class WorkerSubject(ClaimingSubject):
         except Ended as ended:
             self._crashes += 1
             if ended.overrun or self._crashes >= CRASHES:
-                self._gone = f"not called again, since {ended}"
+                self._gone = f"not called again, since {ended}, given {_shapes(arguments)}"
             raise KernelError(str(ended)) from None
         self._seconds += time.monotonic() - started
         if self._seconds > self._limits.kernel:

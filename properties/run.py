@@ -290,7 +290,9 @@ class Run:
         except KernelError as error:
             tally.cases += 1
             trial.broken = True
-            if tally.failed is None:
+            # What was not called tells nothing of its case, where another one is known.
+            known = isinstance(error, GivenUp) and self.recalled[check.name].failed is not None
+            if tally.failed is None and not known:
                 tally.failed, tally.message, tally.round = trial.case, str(error), self.round
                 tally.broken = True
         finally:

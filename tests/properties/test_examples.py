@@ -19,6 +19,7 @@ from assay.properties.examples import belongs, suited
 from assay.properties.judgement import examine
 from assay.properties.mutants import Mutant, right
 from assay.properties.run import QUICK, RECALLED, Effort
+from assay.properties.trial import GivenUp, KernelError
 from assay.runner import TorchSubject
 from tests import kernels
 from tests.properties.test_robustness import unchecked
@@ -175,3 +176,27 @@ def test_a_kernel_of_another_convention_is_not_tried_on_it() -> None:
         ROPE, subject, "float32", effort=few, only=("agrees_with_oracle",), examples=[one("agrees_with_oracle", case)]
     ).results
     assert RECALLED not in result.counterexample
+
+
+class Hangs(TorchSubject):
+    """On seven positions; then it is not called any more."""
+
+    gone = False
+
+    def __call__(self, arguments: Any, *rest: Any) -> Any:
+        if self.gone:
+            raise GivenUp("not called again")
+        if len(arguments["position"]) == 7:
+            self.gone = True
+            raise KernelError("the call took long")
+        return super().__call__(arguments, *rest)
+
+
+def test_what_was_not_called_does_not_take_the_place_of_what_failed() -> None:
+    """Be it smaller or not."""
+    hangs = Hangs("hangs", unchecked, Claims("rope"), keywords(ROPE))
+    known = [one("agrees_with_oracle", example())]
+    (result,) = examine(ROPE, hangs, "float32", effort=FEW, only=("agrees_with_oracle",), examples=known).results
+    assert (result.verdict, result.message) == ("error", "the call took long")
+    assert result.case is not None
+    assert len(result.case.arguments["position"]) == 7
