@@ -151,9 +151,9 @@ def _judged(found: Table, record: Sequence[Record]) -> list[str]:
     left = [(escaped(name), escaped(reason)) for name, reason in found.left_out.items()]
     return [
         "## What was judged\n",
-        "With `assay check`, mostly `--quick`: verdicts by dtype, in brackets on how many cases the kernel was held against\n"
-        "the exact answer; the keywords that were varied, of those that the operator has; the demands that fail. Inputs\n"
-        "are of ten kinds of numbers, in any strides, offsets and sizes; positions up to 2\\^31.\n",
+        "With `assay check`, mostly `--quick`: verdicts by dtype, in brackets on how many cases the kernel was held\n"
+        "against the exact answer; the keywords that were varied, of those that the operator has; the demands that\n"
+        "fail. Inputs are of ten kinds of numbers, in any strides, offsets and sizes; positions up to 2\\^31.\n",
         table(("package", "kernel", "operator", "verdicts", "varied", "fails"), rows),
         *(["## Not judged\n", table(("package", "why"), left)] if left else []),
     ]
