@@ -110,6 +110,7 @@ def _backward(
     block = tl.program_id(1).to(tl.int64)
     blocks = tl.num_programs(1)
     inside = tl.arange(0, BLOCK_D).to(tl.int64)
+    whole = tl.full((), LENGTH, tl.int64)  # times a stride, it may be beyond 2**31
     channel = block * BLOCK_D + inside
     column = tl.arange(0, BLOCK_N).to(tl.int64)
     of_d, of_n = channel < d, column < n
@@ -144,8 +145,8 @@ def _backward(
             at_s += s_t
             at_b += b_t
         tl.debug_barrier()
-        at_c += LENGTH * c_t
-        at_y += LENGTH * y_t
+        at_c += whole * c_t
+        at_y += whole * y_t
         to_u += LENGTH
         to_s += LENGTH
         to_b += LENGTH * n
@@ -184,11 +185,11 @@ def _backward(
             tl.store(to_c, tl.sum(state * given[:, None], 0), mask=of_n & there)
             g = tl.where(there, kept, g)
         tl.debug_barrier()
-        at_u -= LENGTH * u_t
-        at_s -= LENGTH * s_t
-        at_b -= LENGTH * b_t
-        at_c -= LENGTH * c_t
-        at_y -= LENGTH * y_t
+        at_u -= whole * u_t
+        at_s -= whole * s_t
+        at_b -= whole * b_t
+        at_c -= whole * c_t
+        at_y -= whole * y_t
         to_u -= LENGTH
         to_s -= LENGTH
         to_b -= LENGTH * n
