@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from assay.properties.drawing import Values, place
-from assay.properties.trial import Answer, NotApplicable, Trial, Violation
+from assay.properties.trial import Answer, Trial, Violation
+from assay.properties.truth import NotApplicable
 
 
 FAR = 2**31

@@ -30,13 +30,13 @@ from assay.properties.trial import (
     GivenUp,
     KernelError,
     Miss,
-    NotApplicable,
     NotCovered,
     Subject,
     Trial,
     Violation,
     outside,
 )
+from assay.properties.truth import NotApplicable
 
 
 COUNTED = 20

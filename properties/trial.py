@@ -16,7 +16,7 @@ from assay.properties.contract import Definition, Input, Operator, Size
 from assay.properties.drawing import DTYPES, Case, Values, parted, rounded
 from assay.properties.truth import (
     JUDGE,
-    NotApplicable as NotApplicable,
+    NotApplicable,
     Truth,
     at_least_single,
     bound_of,

@@ -73,7 +73,7 @@ def test_few_cases_tell_nothing() -> None:
 
 
 class Grown(torch.autograd.Function):
-    """x, whose gradient is 1/64 too large."""
+    """x, whose gradient is 1/32 too large: of Performer, what roundings make together may come to 0.02."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -81,7 +81,7 @@ class Grown(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *g: torch.Tensor) -> torch.Tensor:
-        return g[0] * (1 + 2**-6)
+        return g[0] * (1 + 2**-5)
 
 
 def verdict(operator: Operator, function: Any, **claims: Any) -> tuple[str, str]:
@@ -113,4 +113,4 @@ def test_a_factor_within_all_bounds_is_a_failure() -> None:
     assert verdict(PERFORMER_ATTENTION, performer_attention)[0] == "pass"
     found, told = verdict(PERFORMER_ATTENTION, kernel)
     assert found == "fail"
-    assert told.startswith("the gradient of q is 1.01")
+    assert told.startswith("the gradient of q is 1.03")

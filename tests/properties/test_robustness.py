@@ -262,6 +262,7 @@ def test_every_demand_has_a_wrong_kernel() -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.filterwarnings("default")  # of torch's own use of torch.jit
 def test_compiled_kernels() -> None:
     assert complaints("works_under_compile", right, under=("compile",)) == []
     told = complaints("works_under_compile", differs_compiled, under=("compile",))
